@@ -1,0 +1,111 @@
+"""Reading and writing pixels: the one place for formats, ranges, dtypes and size limits."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PIL
+from PIL import ImageFile, PngImagePlugin, UnidentifiedImageError
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import whole_file
+from polypforge.core.types import Image, Mask
+
+MAX_SIDE_PX = 8192
+MIN_SIDE_PX = 64
+LESION_LEVEL = 128  # a mask pixel at or above it is lesion (METHODS.md, section 9)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_ORIENTATION = 0x0112  # EXIF tag
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+PIL.MAX_IMAGE_PIXELS = MAX_SIDE_PX**2
+
+
+def _open(path: Path) -> PIL.Image:
+    """The decoded picture, or UserError: not an image, truncated, too large or too small."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = PIL.open(path)
+            if max(picture.size) > MAX_SIDE_PX:
+                raise UserError(f"{path} is {picture.width}x{picture.height} pixels: scale it down to {MAX_SIDE_PX} a side or less.")
+            if min(picture.size) < MIN_SIDE_PX:
+                raise UserError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE_PX} a side are needed.")
+            picture.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not an image that can be read: remove it or replace it by a PNG, JPEG or TIFF.") from None
+    except PIL.DecompressionBombError:
+        raise UserError(f"{path} is too large: scale it down to {MAX_SIDE_PX} pixels a side or less.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): restore it from its source.") from error
+    return picture
+
+
+def read_image(path: Path) -> Image:
+    """(H, W, 3) uint8 RGB.
+
+    Grey and palette pictures without transparency become RGB, which changes no pixel's look. Raises UserError for what
+    would need a decision: more than 8 bits, CMYK, a used alpha channel, an EXIF rotation.
+    """
+    picture = _open(path)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        raise UserError(f"{path} carries an EXIF rotation, which its mask may not follow: rotate the pixels (exiftran -a) and save it again.")
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        raise UserError(f"{path} has more than 8 bits a channel ({picture.mode}): convert it to 8-bit RGB.")
+    if picture.mode == "CMYK":
+        raise UserError(f"{path} is CMYK: convert it to RGB with its colour profile.")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+            raise UserError(f"{path} has transparent pixels: flatten it to RGB.")
+    return np.asarray(picture.convert("RGB"))
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """(H, W) uint8 of a mask file as stored; a palette mask gives its palette's grey. Raises UserError."""
+    picture = _open(path)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if values.max() > 255 or values.min() < 0:
+            raise UserError(f"{path} is a mask with values up to {values.max()}: save it as 8 bits with 0 and 255.")
+        return values.astype(np.uint8)
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8) * 255
+    return np.asarray(picture.convert("L"))
+
+
+def read_mask(path: Path) -> Mask:
+    """(H, W) bool: value >= 128. A mask stored as {0, 1} is refused, because >= 128 would empty it."""
+    grey = read_grey(path)
+    if 0 < grey.max() <= 8:
+        raise UserError(f"{path} is a mask with values 0..{grey.max()}: save it with 0 and 255.")
+    return grey >= LESION_LEVEL
+
+
+def png_bytes(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """PNG of (H, W, 3) uint8, or of (H, W) bool as {0, 255}; `text` becomes PNG text chunks."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value)
+    values = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+    buffer = io.BytesIO()
+    PIL.fromarray(values).save(buffer, "PNG", pnginfo=info, compress_level=4)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, pixels: np.ndarray, text: dict[str, str] | None = None) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_bytes(png_bytes(pixels, text))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files below `folder` with an image's suffix, sorted; hidden files are passed over."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [Path(root) / n for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,82 @@
+"""The data-set folder: `images/`, `masks/`, `metadata.jsonl`. Hugging Face `datasets` loads it as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import inside, read_jsonl, sha256_of, write_bytes, write_jsonl
+from polypforge.core.images import png_bytes, read_mask
+from polypforge.core.types import Case
+from polypforge.data.source import Source, SourceCase
+
+METADATA = "metadata.jsonl"
+
+
+def is_data_set(folder: Path) -> bool:
+    return (folder / METADATA).is_file()
+
+
+def read_data_set(folder: Path) -> Source:
+    """Open a data-set folder. Pixels are read when a case is loaded. Raises UserError for a bad manifest."""
+    cases = []
+    for number, row in enumerate(read_jsonl(folder / METADATA), 1):
+        where = f"{folder / METADATA}, line {number}"
+        if "image_file_name" not in row:
+            raise UserError(f"{where} lacks 'image_file_name': write the file with `polypforge data import`.")
+        masks = {"lesion": row.get("mask_file_name")}
+        masks |= {k.removeprefix("mask_").removesuffix("_file_name"): v for k, v in row.items() if k.startswith("mask_") and k.count("_") > 2}
+        if len(masks) > 1:
+            del masks["lesion"]  # the union is made again from the classes
+        paths = {name: inside(folder, file) for name, file in masks.items() if file}
+        image = inside(folder, row["image_file_name"])
+        cases.append(
+            SourceCase(
+                name=Path(row["image_file_name"]).stem,
+                image_path=image,
+                read_masks=(lambda p=paths: {k: read_mask(v) for k, v in p.items()}) if paths else None,  # type: ignore[misc]
+                mask_paths=tuple(paths.values()),
+                boxes=tuple(tuple(b) for b in row.get("boxes") or ()),
+                label=row.get("label", ""),
+                group=row.get("group", ""),
+                split=row.get("split", ""),
+                provenance=json.loads(row.get("provenance") or "{}"),
+            )
+        )
+    return Source(folder, "data set", cases)
+
+
+def write_case(folder: Path, case: Case, image_bytes: bytes | None = None, suffix: str = ".png", text: dict[str, str] | None = None) -> dict[str, Any]:
+    """Write one case's files and return its metadata row. `image_bytes` keeps a source file's own encoding."""
+    image_name = f"images/{case.name}{suffix}"
+    write_bytes(folder / image_name, image_bytes if image_bytes is not None else png_bytes(case.image, text))
+    mask_name = None
+    if case.mask is not None:
+        mask_name = f"masks/{case.name}.png"
+        write_bytes(folder / mask_name, png_bytes(case.mask))
+    row: dict[str, Any] = {"image_file_name": image_name, "mask_file_name": mask_name}
+    for name, mask in case.classes.items():
+        row[f"mask_{name}_file_name"] = f"masks/{case.name}__{name}.png"
+        write_bytes(folder / row[f"mask_{name}_file_name"], png_bytes(mask))
+    return row | {
+        "boxes": [list(b) for b in case.boxes],
+        "label": case.label,
+        "group": case.group,
+        "split": case.split,
+        "width": case.size[1],
+        "height": case.size[0],
+        "sha256": sha256_of(folder / image_name),
+        "provenance": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def write_data_set(folder: Path, cases: Iterable[Case]) -> int:
+    """Write a new data-set folder, metadata last. Returns the number of cases. Raises UserError when one is already there."""
+    if is_data_set(folder):
+        raise UserError(f"{folder} already holds a data set: choose another output folder.")
+    rows = [write_case(folder, case) for case in cases]
+    write_jsonl(folder / METADATA, rows)
+    return len(rows)

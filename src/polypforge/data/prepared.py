@@ -1,0 +1,44 @@
+"""A case with what every random window on it needs, measured once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polypforge.core.types import Box, Case, Image, Mask
+from polypforge.core.window import Window
+from polypforge.data.field_of_view import field_of_view
+from polypforge.masks.shapes import component_boxes
+
+
+@dataclass
+class Prepared:
+    """The case, its field of view and that field's area in pixels, and the boxes of its lesions."""
+
+    case: Case
+    field: Mask
+    boxes: tuple[Box, ...]
+    field_area_px: float
+
+    def look(self, window: Window, size: int) -> tuple[Image, Mask, Mask]:
+        """(image, mask, field) in the window, each `size` pixels a side; the mask is empty when only boxes are known."""
+        mask = self.case.mask
+        seen = window.crop_mask(mask, size) if mask is not None else np.zeros((size, size), bool)
+        return window.crop(self.case.image, size), seen, window.crop_mask(self.field, size)
+
+
+def prepare(case: Case) -> Prepared:
+    field = field_of_view(case.image)
+    boxes = component_boxes(case.mask, min_area_px=30) if case.mask is not None else case.boxes
+    return Prepared(case, field, boxes, float(field.sum()))
+
+
+def random_window(x: float, y: float, side_px: float, shift: float, rng: np.random.Generator) -> Window:
+    """A window near there: moved by up to `shift` of its side, mirrored or not, turned.
+
+    Half of the windows are upright or in quarter turns, which costs no sharpness; half are at any angle.
+    """
+    angle = 90.0 * rng.integers(0, 4) if rng.random() < 0.5 else rng.uniform(0, 360)
+    dx, dy = rng.uniform(-shift, shift, 2) * side_px
+    return Window(x + dx, y + dy, side_px, float(angle), bool(rng.random() < 0.5))

@@ -1,0 +1,68 @@
+"""Cases that lie on disk, whatever their layout: the common ground of readers, importers and the data-set folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.errors import UserError
+from polypforge.core.images import read_image
+from polypforge.core.types import NORMAL, POLYP, Box, Case, Mask
+from polypforge.masks.shapes import component_boxes
+
+MaskReader = Callable[[], dict[str, Mask]]  # one mask for each class; the union is the case's mask
+
+
+@dataclass
+class SourceCase:
+    """Where a case's pixels are and what is known of it before they are read."""
+
+    name: str
+    image_path: Path
+    read_masks: MaskReader | None = None
+    mask_paths: tuple[Path, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    label: str = ""
+    group: str = ""
+    split: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Case:
+        """Read the pixels. Raises UserError when a file is bad or image and mask differ in size."""
+        image = read_image(self.image_path)
+        mask, classes = None, {}
+        if self.read_masks is not None:
+            classes = self.read_masks()
+            for part in classes.values():
+                if part.shape != image.shape[:2]:
+                    where = self.mask_paths[0] if self.mask_paths else self.image_path
+                    raise UserError(
+                        f"{where} is {part.shape[1]}x{part.shape[0]} but its image {image.shape[1]}x{image.shape[0]}: export them at one size."
+                    )
+                mask = part if mask is None else mask | part
+        boxes = component_boxes(mask, 4) if mask is not None else self.boxes
+        label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)
+        kept = classes if len(classes) > 1 else {}
+        return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
+
+
+@dataclass
+class Source:
+    """A named list of cases on disk. `unpaired` are files without their partner; they are no part of `cases`."""
+
+    path: Path
+    layout: str
+    cases: list[SourceCase]
+    unpaired: list[Path] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[Case]:
+        return (case.load() for case in self.cases)
+
+    def of_split(self, *splits: str) -> Source:
+        """Only the cases of these splits."""
+        return Source(self.path, self.layout, [c for c in self.cases if c.split in splits], [])

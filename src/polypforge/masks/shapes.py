@@ -1,0 +1,78 @@
+"""Plain geometry of masks: boxes, polygons, components, outlines."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Box, Mask
+
+
+def bounding_box(mask: Mask) -> Box:
+    """Smallest box around the True pixels. Raises ValueError for an empty mask."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        raise ValueError("an empty mask has no bounding box")
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def components(mask: Mask, min_area_px: int = 1) -> list[Mask]:
+    """The 8-connected components of at least `min_area_px` pixels, largest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    order = sorted(range(1, count), key=lambda i: -stats[i, cv2.CC_STAT_AREA])
+    return [labels == i for i in order if stats[i, cv2.CC_STAT_AREA] >= min_area_px]
+
+
+def component_boxes(mask: Mask, min_area_px: int = 1) -> tuple[Box, ...]:
+    """One box for each 8-connected component, largest first."""
+    return tuple(bounding_box(part) for part in components(mask, min_area_px))
+
+
+def enlarge(box: Box, margin_px: int, shape: tuple[int, int]) -> Box:
+    """`box` grown by `margin_px` on each side and clipped to a frame of `shape` (height, width)."""
+    x0, y0, x1, y1 = box
+    return max(0, x0 - margin_px), max(0, y0 - margin_px), min(shape[1], x1 + margin_px), min(shape[0], y1 + margin_px)
+
+
+def box_mask(box: Box, shape: tuple[int, int]) -> Mask:
+    mask = np.zeros(shape, bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def polygon_mask(points: NDArray | list, shape: tuple[int, int]) -> Mask:
+    """Filled polygon; `points` is (n, 2) x, y in pixels, corners included."""
+    canvas = np.zeros(shape, np.uint8)
+    cv2.fillPoly(canvas, [np.asarray(points, np.int32).reshape(-1, 1, 2)], 1)
+    return canvas.astype(bool)
+
+
+def outline(mask: Mask, tolerance_px: float = 1.0) -> list[tuple[int, int]]:
+    """Corner points of the largest component's outer border, simplified to `tolerance_px`."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        raise ValueError("an empty mask has no outline")
+    longest = max(contours, key=cv2.contourArea)
+    return [(int(x), int(y)) for x, y in cv2.approxPolyDP(longest, tolerance_px, True)[:, 0]]
+
+
+def dilate(mask: Mask, radius_px: float) -> Mask:
+    """All pixels within `radius_px` (Euclidean) of the mask."""
+    if radius_px <= 0 or not mask.any():
+        return mask.copy()
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return distance <= radius_px
+
+
+def erode(mask: Mask, radius_px: float) -> Mask:
+    """All pixels of the mask farther than `radius_px` from its outside; the frame's edge counts as outside."""
+    if radius_px <= 0:
+        return mask.copy()
+    return inner_distance(mask) > radius_px
+
+
+def inner_distance(mask: Mask) -> NDArray[np.float32]:
+    """(H, W) float32: distance in pixels of each mask pixel to the nearest pixel outside; 0 outside."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]

@@ -1,0 +1,50 @@
+"""What the training loop asks of a model, be it a recipe or a judge."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polypforge.core.types import Case
+
+Batch = dict[str, Tensor]
+
+
+class Trainable(nn.Module, ABC):
+    """`pool = prepare(cases)` once, then `training_batch(pool, size, rng)` and `loss(batch, generator)` at each step."""
+
+    config: Any  # the model's own frozen dataclass
+
+    @abstractmethod
+    def prepare(self, cases: Sequence[Case]) -> Sequence[Any]:
+        """Measure once what every draw of a training example needs."""
+
+    @abstractmethod
+    def training_batch(self, pool: Sequence[Any], batch_size: int, rng: np.random.Generator) -> Batch:
+        """Random examples as CPU tensors; a pure function of its arguments."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """(scalar to minimise, its named parts). All randomness comes from `generator` (CPU)."""
+
+    @abstractmethod
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        """Named errors on a fixed batch with fixed noise, smaller is better."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json` and the weights as safetensors."""
+
+    @classmethod
+    @abstractmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        """The inverse of `save_pretrained`."""
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(batch, generator)

@@ -1,0 +1,145 @@
+"""The judge of labels: a small segmenter that sees a window of the *final* image and says where the lesion is.
+
+It works on windows, not whole frames, so that a small lesion in a large frame is judged at the scale at which it was drawn. Its
+windows are placed loosely and many hold no lesion at all, so it can't pass a case by guessing the middle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from polypforge.core.config import from_dict
+from polypforge.core.types import Case, Image, Mask
+from polypforge.core.window import Window
+from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.models.trainable import Batch, Trainable
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """encoder: any of segmentation-models-pytorch, trained from scratch. depth, decoder: its stages and decoder widths.
+    window_px: side of the windows it sees. window_scale: range of window side / lesion side in training.
+    empty_share: share of training windows placed without regard to lesions."""
+
+    encoder: str = "tu-resnet10t"
+    depth: int = 4
+    decoder: tuple[int, ...] = (128, 64, 32, 16)
+    window_px: int = 128
+    window_scale: tuple[float, float] = (1.35, 3.6)
+    empty_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if len(self.decoder) != self.depth or self.window_px % 2**self.depth:
+            raise ValueError("decoder needs `depth` widths and window_px must be a multiple of 2 ** depth")
+
+
+class WindowSegmenter(Trainable):
+    """U-Net on RGB windows in [-1, 1]; one logit a pixel."""
+
+    name = "window_segmenter"
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=1)
+
+    def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
+        return [prepare(case) for case in cases if case.mask is not None]
+
+    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
+        """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
+        drawn = [self._draw(pool[rng.integers(len(pool))], rng) for _ in range(batch_size)]
+        images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
+        return {
+            "image": to_input(images),
+            "mask": torch.from_numpy(masks).float()[:, None],
+            "field": torch.from_numpy(fields).float()[:, None],
+        }
+
+    def _draw(self, chosen: Prepared, rng: np.random.Generator) -> tuple[Image, Mask, Mask]:
+        config = self.config
+        height, width = chosen.field.shape
+        if chosen.boxes and rng.random() >= config.empty_share:
+            x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
+            side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(config.window_scale))))
+            window = random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
+        else:
+            side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
+            window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
+        image, mask, field = chosen.look(window, config.window_px)
+        return _recolour(image, rng), mask, field
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Binary cross-entropy plus soft Dice over the batch, both inside the field of view."""
+        logits = self.net(batch["image"]).float()
+        field, mask = batch["field"], batch["mask"]
+        entropy = (F.binary_cross_entropy_with_logits(logits, mask, reduction="none") * field).sum() / field.sum().clamp_min(1)
+        chance = torch.sigmoid(logits) * field
+        dice = 1 - (2 * (chance * mask).sum() + 1) / (chance.sum() + (mask * field).sum() + 1)
+        return entropy + dice, {"entropy": entropy.detach(), "dice": dice.detach()}
+
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        found = torch.sigmoid(self.net(batch["image"]).float()) > 0.5
+        truth = batch["mask"] > 0.5
+        holds = truth.flatten(1).any(1)
+        both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
+        iou = (both / either.clamp_min(1))[holds].mean()
+        false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
+        return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
+
+    @torch.inference_mode()
+    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
+        self.eval()
+        image = to_input(windows).to(next(self.parameters()).device).contiguous(memory_format=torch.channels_last)
+        chance = torch.sigmoid(self.net(image).float()) + torch.sigmoid(self.net(image.flip(-1)).float()).flip(-1)
+        return (chance[:, 0] / 2).cpu().numpy()
+
+    def predict_in(self, images: Sequence[Image], windows: Sequence[Window]) -> NDArray[np.float32]:
+        """Probabilities in one window of each image."""
+        size = self.config.window_px
+        return self.predict(np.stack([w.crop(i, size) for i, w in zip(images, windows, strict=True)]))
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+
+    @classmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        model = cls(from_dict(SegmenterConfig, json.loads((folder / "config.json").read_text())["config"]))
+        model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()})
+        return model.to(memory_format=torch.channels_last)
+
+
+def to_input(windows: NDArray[np.uint8]) -> Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _recolour(image: Image, rng: np.random.Generator) -> Image:
+    """Strong changes of colour, light, blur and noise, so that the judge relies on shape and relief."""
+    x = image.astype(np.float32) / 255
+    x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.25)))
+    x = x * rng.normal(1, 0.12, 3).astype(np.float32) + np.float32(rng.normal(0, 0.04))
+    grey = x.mean(-1, keepdims=True)
+    x = grey + (x - grey) * np.float32(rng.uniform(0.6, 1.4))
+    if rng.random() < 0.3:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
+    if rng.random() < 0.3:
+        x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
+    return (np.clip(x, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,38 @@
+"""What every recipe is: a model that learns from cases and turns jobs into cases."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from polypforge.core.types import Case, Request
+from polypforge.models.trainable import Batch, Trainable
+
+__all__ = ["Batch", "Job", "Recipe"]
+
+
+@dataclass
+class Job:
+    """A request together with the frame it edits."""
+
+    request: Request
+    background: Case
+
+
+class Recipe(Trainable):
+    """A named, typed combination of conditions, networks, objective and sampler.
+
+    `needs` names what a request must bring: a subset of background, mask, prompt.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def generate(self, jobs: Sequence[Job]) -> list[Case]:
+        """One case for each job, at the size of its background, pixels outside the region bit-equal to it.
+
+        The result of a job depends on its request and background only, never on its neighbours in the batch.
+        """

@@ -1,0 +1,50 @@
+"""Settings of `forge` that belong to the model: they are saved with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from polypforge.models.unet import UNetShape
+
+
+@dataclass(frozen=True)
+class ForgeConfig:
+    """Two stages look at one square window of the frame: `base` draws it small, `detail` redraws it at full size.
+
+    base_px, detail_px: sides of the two stages' windows. detail_crop_px: side of the crops that train the detail stage.
+    window_scale: side of the window / longer side of the region when generating. min_window_px: least side, frame pixels.
+    normal_share: share of training regions that hold no lesion. drop_all, drop_each: chance to hide all attributes and the
+    class, or one attribute. detail_batch_share: share of each batch that trains the detail stage.
+    lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel
+    (1 = the weight of a colour channel inside the region). base_time, detail_time: mean and spread of the logistic-normal
+    times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
+    base_steps, detail_steps, guidance, base_shift: the sampler's defaults.
+    """
+
+    base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
+    detail: UNetShape = field(default_factory=lambda: UNetShape((64, 96, 128), (False, False, False), patch_px=4, norm_groups=32))
+    base_px: int = 64
+    detail_px: int = 256
+    detail_crop_px: int = 128
+    detail_batch_share: float = 0.375
+    window_scale: float = 1.75
+    min_window_px: int = 72
+    normal_share: float = 0.25
+    drop_all: float = 0.12
+    drop_each: float = 0.15
+    lesion_weight: float = 0.5
+    surround_weight: float = 0.08
+    mask_weight: float = 0.7
+    base_time: tuple[float, float] = (-0.5, 1.0)
+    detail_time: tuple[float, float] = (-0.3, 1.0)
+    low_res_noise: float = 0.12
+    base_steps: int = 20
+    detail_steps: int = 8
+    guidance: float = 2.0
+    base_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.detail_px % self.base_px or self.base_px % self.base.patch_px or self.detail_crop_px % self.detail.patch_px:
+            raise ValueError("detail_px must be a multiple of base_px, and both of their patches")
+        if not 0 <= self.drop_all < 1 or not 0 <= self.drop_each < 1 or not 0 <= self.normal_share <= 1:
+            raise ValueError("drop_all, drop_each and normal_share are probabilities")

@@ -1,0 +1,98 @@
+"""`forge`: repaint a region of a real frame as Polyp or Normal, drawing the lesion's exact mask together with its pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from polypforge.core.config import from_dict
+from polypforge.core.types import Case
+from polypforge.data.prepared import Prepared, prepare
+from polypforge.models.attribute_embedding import AttributeEmbedding
+from polypforge.recipes.base import Batch, Job, Recipe
+from polypforge.recipes.forge import networks, sampling
+from polypforge.recipes.forge.config import ForgeConfig
+from polypforge.recipes.forge.examples import draw
+
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class Forge(Recipe):
+    name: ClassVar[str] = "forge"
+    needs: ClassVar[frozenset[str]] = frozenset({"background"})
+
+    def __init__(self, config: ForgeConfig, base: networks.BaseStage | None = None, detail: networks.DetailStage | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.base = base or networks.BaseStage(config)
+        self.detail = detail or networks.DetailStage(config)
+
+    def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
+        return [prepare(case) for case in cases]
+
+    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
+        """image (B, 3, S, S) in [-1, 1]; mask, region, field (B, 1, S, S) in {0, 1}; vector (B, V); exact (B,). float32."""
+        examples = [draw(pool, self.config, rng) for _ in range(batch_size)]
+
+        def planes(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([getattr(e, name) for e in examples])).float()[:, None]
+
+        image = torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return {
+            "image": image.contiguous(),
+            "mask": planes("mask"),
+            "region": planes("region"),
+            "field": planes("field"),
+            "vector": torch.from_numpy(np.stack([e.vector for e in examples])),
+            "exact": torch.tensor([float(e.exact) for e in examples]),
+        }
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        target = networks.base_target(self.config, batch)
+        cond = {"context": target.context, "vector": batch["vector"]}
+        base = networks.stage_loss(self.base, target, cond, self.config.base_time, generator)
+
+        few = max(1, round(len(batch["image"]) * self.config.detail_batch_share))
+        part = {key: value[:few] for key, value in batch.items()}
+        fine, coarse = networks.detail_target(self.config, part, generator, crop=True)
+        detail_cond = {"context": fine.context, "coarse": coarse}
+        detail = networks.stage_loss(self.detail, fine, detail_cond, self.config.detail_time, generator)
+        return base + detail, {"base": base.detach(), "detail": detail.detach()}
+
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(seed)
+        target = networks.base_target(self.config, batch)
+        cond = {"context": target.context, "vector": batch["vector"]}
+        fine, coarse = networks.detail_target(self.config, batch, generator, crop=True)
+        detail_cond = {"context": fine.context, "coarse": coarse}
+        losses = {}
+        for time in VALIDATION_TIMES:
+            losses[f"base@{time}"] = networks.clean_error(self.base, target, cond, time, generator)
+            losses[f"detail@{time}"] = networks.clean_error(self.detail, fine, detail_cond, time, generator)
+        return losses
+
+    def generate(self, jobs: Sequence[Job]) -> list[Case]:
+        return sampling.generate(self.config, self.base, self.detail, jobs)
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.base.unet.save_pretrained(folder / "base_unet")
+        self.base.embedding.save_pretrained(folder / "base_embedding")
+        self.detail.unet.save_pretrained(folder / "detail_unet")
+        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+
+    @classmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        config = from_dict(ForgeConfig, json.loads((folder / "config.json").read_text())["config"])
+        base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True)
+        embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True)
+        detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True)
+        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet))

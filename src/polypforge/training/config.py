@@ -1,0 +1,55 @@
+"""Settings of a training run; their names are the keys of the YAML files and of `--set training.KEY=VALUE`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """max_steps, budget_seconds: the run ends at whichever comes first; one of them must be given.
+
+    learning_rate, warmup_steps, cooldown_share, final_rate: linear rise, plateau, and in the last share of the run a linear
+    fall to final_rate x learning_rate. clip_norm: greatest gradient norm. ema_decay: of the averaged weights, which are
+    what is validated and saved. precision: "bf16" (autocast) or "fp32". validate_every, preview_every, checkpoint_every: in
+    steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their number.
+    """
+
+    seed: int = 0
+    batch_size: int = 32
+    max_steps: int | None = None
+    budget_seconds: float | None = None
+    learning_rate: float = 4e-4
+    warmup_steps: int = 200
+    cooldown_share: float = 0.3
+    final_rate: float = 0.05
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    precision: str = "bf16"
+    validate_every: int = 250
+    preview_every: int = 500
+    checkpoint_every: int = 250
+    keep_checkpoints: int = 2
+    validation_examples: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.budget_seconds is None:
+            raise ValueError("a run needs an end: give max_steps or budget_seconds (--budget)")
+        for name in ("batch_size", "keep_checkpoints", "validation_examples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if (self.max_steps is not None and self.max_steps < 1) or (self.budget_seconds is not None and self.budget_seconds <= 0):
+            raise ValueError("max_steps and budget_seconds must be positive")
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError("precision is bf16 or fp32")
+        if not self.learning_rate > 0:
+            raise ValueError("learning_rate must be positive")
+
+
+def learning_rate_at(config: TrainingConfig, step: int, share_done: float) -> float:
+    """The rate for the coming step, `share_done` in 0..1 of the whole run being over."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = max(0.0, 1 - share_done)
+    fall = 1.0 if left >= config.cooldown_share else config.final_rate + (1 - config.final_rate) * left / config.cooldown_share
+    return config.learning_rate * min(rise, fall)

@@ -1,0 +1,210 @@
+"""The training loop: one for all models. The same call again goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, Progress as ProgressBar, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, whole_folder, write_jsonl
+from polypforge.core.seeding import numpy_rng, seed_from
+from polypforge.models.trainable import Batch, Trainable
+from polypforge.training.checkpoint import Checkpoints, Progress
+from polypforge.training.config import TrainingConfig, learning_rate_at
+from polypforge.training.ema import EMA
+
+Preview = Callable[[Trainable, int], None]
+
+
+class Trainer:
+    """Trains `model` on `pool` in the run folder `out`; see `run`.
+
+    Step k draws its examples and its noise from seeds made of (config.seed, k, process), so an interrupted run that is
+    resumed equals one that never stopped. `preview(model, step)` is called with the averaged weights in place.
+    """
+
+    def __init__(self, model: Trainable, pool: Sequence[Any], validation_pool: Sequence[Any], out: Path, config: TrainingConfig, preview: Preview | None = None, device: str = "auto") -> None:  # fmt: skip
+        self.config, self.out, self.preview = config, out, preview
+        self.pool, self.validation_pool = pool, validation_pool
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+        model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
+        self.model = model
+        optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.ema = EMA(model, config.ema_decay)
+        self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints)
+        self.progress = self.checkpoints.restore_last(model, self.ema, optimizer) or Progress()
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.rank = self.accelerator.process_index
+        self.stop_asked = False
+
+    def run(self) -> Progress:
+        """Train until the step or time budget is spent or Ctrl-C; save; return the counters."""
+        config, progress = self.config, self.progress
+        if progress.step:
+            console.print(f"Resuming {self.out} at step {progress.step}.")
+        self._drop_later_metrics()
+        self.model.train()
+        writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=progress.step) if self._is_main else None
+        last = self._last_step()
+        with ThreadPoolExecutor(1) as reader, self._interruptible(), self._bar() as bar:
+            task = bar.add_task("training", total=1.0, completed=self._share_done())
+            coming = reader.submit(self._batch, progress.step)
+            while not self._finished():
+                started = time.monotonic()
+                batch = coming.result()
+                coming = reader.submit(self._batch, progress.step + 1)
+                losses = self._step(batch)
+                progress.step += 1
+                progress.samples += config.batch_size * self.accelerator.num_processes
+                progress.seconds += time.monotonic() - started
+                rate = progress.samples / progress.seconds
+                shown = " ".join(f"{k} {v:.4f}" for k, v in losses.items())
+                bar.update(task, completed=self._share_done(), description=f"step {progress.step} {rate:.0f} img/s {shown}")
+                if writer and progress.step % 10 == 0:
+                    for name, value in losses.items():
+                        writer.add_scalar(f"train/{name}", value, progress.step)
+                if self._due(config.validate_every):
+                    self._validate(writer)
+                if self._due(config.preview_every):
+                    self._preview()
+                if self._due(config.checkpoint_every):
+                    self._checkpoint()
+            coming.cancel()
+        if progress.step > last:
+            self._validate(writer)
+            self._preview()
+        self._checkpoint()
+        if self._is_main:
+            self._save("model")
+        if writer:
+            writer.close()
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.end_training()
+        return progress
+
+    def _last_step(self) -> int:
+        """The last step whose metrics were written by an earlier call of a finished run."""
+        return self.progress.step if self._share_done() >= 1 else self.progress.step - 1
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _batch(self, step: int) -> Batch:
+        return self.model.training_batch(self.pool, self.config.batch_size, numpy_rng(self.config.seed, "examples", step, self.rank))
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        config, progress = self.config, self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, progress.step, self._share_done())
+        batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+        generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
+        with self.accelerator.autocast():
+            loss, parts = self.wrapped(batch, generator)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {float(loss)} at step {progress.step}: run again with a lower rate (--set training.learning_rate="
+                f"{config.learning_rate / 3:.0e}) or with training.precision=fp32; the last good checkpoint is in {self.checkpoints.folder}."
+            )
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model, progress.step)
+        return {name: float(value) for name, value in parts.items()}
+
+    def _share_done(self) -> float:
+        by_steps = self.progress.step / self.config.max_steps if self.config.max_steps else 0.0
+        by_time = self.progress.seconds / self.config.budget_seconds if self.config.budget_seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def _finished(self) -> bool:
+        """All processes must leave the loop at the same step, so they vote."""
+        mine = self.stop_asked or self._share_done() >= 1
+        if self.accelerator.num_processes == 1:
+            return mine
+        votes = self.accelerator.reduce(torch.tensor(float(mine), device=self.accelerator.device), "sum")
+        return bool(votes > 0)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.progress.step % every == 0
+
+    def _validate(self, writer: SummaryWriter | None) -> None:
+        if not self._is_main or not self.validation_pool:
+            return
+        batch = self.model.training_batch(self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation"))
+        batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+        with self.ema.applied(self.model), torch.no_grad(), self.accelerator.autocast():
+            self.model.eval()
+            losses = self.model.validation_losses(batch, seed_from(self.config.seed, "validation noise"))
+        self.model.train()
+        mean = sum(losses.values()) / len(losses)
+        row = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), "validation": mean, **losses}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if writer:
+            for name, value in {"mean": mean, **losses}.items():
+                writer.add_scalar(f"validation/{name}", value, self.progress.step)
+        if mean < self.progress.best_loss:
+            self.progress.best_loss = mean
+            self._save("best")
+
+    def _preview(self) -> None:
+        if self.preview is None or not self._is_main:
+            return
+        with self.ema.applied(self.model):
+            self.model.eval()
+            self.preview(self.model, self.progress.step)
+        self.model.train()
+
+    def _checkpoint(self) -> None:
+        if self._is_main:
+            self.checkpoints.save(self.model, self.ema, self.optimizer, self.progress)
+
+    def _save(self, name: str) -> None:
+        with self.ema.applied(self.model), whole_folder(self.out / name) as folder:
+            self.model.save_pretrained(folder)
+
+    def _drop_later_metrics(self) -> None:
+        """Rows written after the checkpoint that we resume from would appear twice."""
+        path = self.out / "metrics.jsonl"
+        if self._is_main and path.exists():
+            write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= self.progress.step])
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C ends the loop after the current step; the second one ends the program."""
+
+        def ask(signum: int, frame: Any) -> None:
+            if self.stop_asked:
+                raise KeyboardInterrupt
+            self.stop_asked = True
+            console.print("Stopping after this step; the same command resumes.")
+
+        try:
+            before = signal.signal(signal.SIGINT, ask)
+        except ValueError:  # not the main thread: the caller handles interrupts
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _bar(self) -> ProgressBar:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+        return ProgressBar(*columns, console=console, disable=not self._is_main, transient=True)
