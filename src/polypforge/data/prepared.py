@@ -9,12 +9,13 @@ import numpy as np
 from polypforge.core.types import Box, Case, Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
+from polypforge.data.overlays import overlay_text
 from polypforge.masks.shapes import component_boxes
 
 
 @dataclass
 class Prepared:
-    """The case, its field of view and that field's area in pixels, and the boxes of its lesions."""
+    """The case, its field of view less burnt-in text, that field's area in pixels, and the boxes of its lesions."""
 
     case: Case
     field: Mask
@@ -29,7 +30,7 @@ class Prepared:
 
 
 def prepare(case: Case) -> Prepared:
-    field = field_of_view(case.image)
+    field = field_of_view(case.image) & ~overlay_text(case.image)
     boxes = component_boxes(case.mask, min_area_px=30) if case.mask is not None else case.boxes
     return Prepared(case, field, boxes, float(field.sum()))
 

@@ -24,10 +24,12 @@ class Job:
 class Recipe(Trainable):
     """A named, typed combination of conditions, networks, objective and sampler.
 
-    `needs` names what a request must bring: a subset of background, mask, prompt.
+    `needs` names what a request must bring: a subset of background, mask, prompt. `config_class` is the frozen dataclass that
+    a recipe is built from: `RecipeClass(config)`.
     """
 
     name: ClassVar[str]
+    config_class: ClassVar[type]
     needs: ClassVar[frozenset[str]]
 
     @abstractmethod

@@ -27,6 +27,7 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 class Forge(Recipe):
     name: ClassVar[str] = "forge"
+    config_class: ClassVar[type] = ForgeConfig
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
 
     def __init__(self, config: ForgeConfig, base: networks.BaseStage | None = None, detail: networks.DetailStage | None = None) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from polypforge.core.types import NORMAL, POLYP, Case, Mask
 from polypforge.core.window import Window, around_mask
-from polypforge.data.field_of_view import field_of_view
+from polypforge.data.prepared import prepare
 from polypforge.diffusion.flow import as_denoiser, sigma_steps
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
 from polypforge.masks.shapes import component_boxes, components, inner_distance, polygon_mask
+from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
@@ -32,7 +33,8 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     windows = [_window(config, job) for job in jobs]
     image, region, field = (torch.stack(parts).to(device) for parts in zip(*(_views(config, w) for w in windows), strict=True))
     vector = np.stack([request_vector(j.request.label == POLYP, j.request.attributes) for j in jobs])
-    state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), [j.request.seed for j in jobs])
+    with fast_inference(device):
+        state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), [j.request.seed for j in jobs])
     result = state.permute(0, 2, 3, 1).cpu().numpy()
     return [_finish(job, view, drawn) for job, view, drawn in zip(jobs, windows, result, strict=True)]
 
@@ -46,7 +48,7 @@ class _View:
 
 def _window(config: ForgeConfig, job: Job) -> _View:
     frame = job.background.image
-    field = field_of_view(frame)
+    field = prepare(job.background).field
     region = polygon_mask(list(job.request.region), frame.shape[:2]) & field
     if not region.any():
         raise ValueError(f"request {job.request.id}: its region lies outside the field of view of '{job.background.name}'")

@@ -1,0 +1,63 @@
+"""`polypforge data ...`: check, import, split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from polypforge.cli.options import JsonOut, Layout, SkipBad, emit
+
+app = typer.Typer(no_args_is_help=True, help="Check, import and split data sets.")
+DataArgument = Annotated[Path, typer.Argument(help="Folder with the data.")]
+
+
+@app.command()
+def check(
+    data: DataArgument,
+    layout: Layout = "auto",
+    overlays: Annotated[Optional[Path], typer.Option(help="Write one picture a case here: label, field of view, burnt-in text.")] = None,
+    as_json: JsonOut = False,
+) -> None:
+    """Report what is wrong or remarkable, file by file. Exit code 1 when some files can't be used."""
+    from polypforge.workflows.data import check_data
+
+    report = check_data(data, layout, overlays)
+    lines = [f"{f.severity:8s}{f.kind:16s} {f.message}" for f in report.findings if f.severity != "note"]
+    counts = [f"{n:6d}  {kind}" for kind, n in report.counts().items()]
+    emit(report.to_json(), as_json, "\n".join([*lines, f"{len(report.usable)} of {report.total} cases can be used", *counts]))
+    if any(f.severity == "error" for f in report.findings):
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the new data set.")],
+    layout: Annotated[str, typer.Option(help="auto, pairs, normal, kvasir-boxes, coco, yolo, ldpolypvideo, refuge2, neopolyp.")] = "auto",
+    skip_bad: SkipBad = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Turn published or home-made layouts into a data-set folder (images/, masks/, metadata.jsonl)."""
+    from polypforge.workflows.data import import_data
+
+    result = import_data(data, out, layout, skip_bad)
+    emit(result, as_json, f"{result['cases']} cases in {out} (layout: {result['layout']}, left out: {result['left_out']})")
+
+
+@app.command()
+def split(
+    data: DataArgument,
+    shares: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
+    seed: Annotated[int, typer.Option(help="Another seed draws another split.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="Write train.txt, val.txt and test.txt here; default: the data-set folder's metadata.")] = None,
+    as_json: JsonOut = False,
+) -> None:
+    """Divide by group and near-duplicate. Splits given earlier stay, also when files are added."""
+    from polypforge.workflows.data import split_data
+
+    result = split_data(data, shares, seed, out)
+    left = f", {len(result['left_out'])} left out: they tie two splits together" if result["left_out"] else ""
+    counts = ", ".join(f"{k} {v}" for k, v in result["counts"].items())
+    emit(result, as_json, f"{counts}{left}; {result['links']} links between cases, {result['crossing']} of them cross splits")

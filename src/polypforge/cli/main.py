@@ -1,0 +1,165 @@
+"""The command table. Heavy imports stay inside the commands, so that `polypforge --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from polypforge.cli import data as data_commands
+from polypforge.cli.options import Device, JsonOut, Layout, Offline, Seed, SkipBad, duration, emit
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
+    "Expand a small labelled endoscopy data set with realistic, validated, synthetic labelled images. For research, not for diagnosis."
+))  # fmt: skip
+app.add_typer(data_commands.app, name="data")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the phantom data, the expanded set and the report.")] = Path("polypforge-demo"),
+    num: Annotated[int, typer.Option(help="How many accepted synthetic cases to make.")] = 24,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: JsonOut = False,
+) -> None:
+    """Make phantom colonoscopies, expand them with the starter weights, and write a report. Offline; minutes on two cores."""
+    from polypforge.workflows.demo import demo as run
+
+    result = run(out, num=num, seed=seed, device=device)
+    emit(result.to_json(), as_json, str(result.report))
+
+
+@app.command()
+def expand(
+    data: Annotated[Path, typer.Argument(help="Labelled images: a data-set folder, or any layout that `data import` knows.")],
+    out: Annotated[Path, typer.Option(help="Folder for the expanded data set. The same command resumes an interrupted run.")],
+    num: Annotated[int, typer.Option(help="How many accepted synthetic cases to make.")],
+    model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
+    budget: Annotated[Optional[str], typer.Option(help="Fine-tune on the data for so long first (90s, 15m, 2h).")] = None,
+    min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    synthetic_only: Annotated[bool, typer.Option(help="Leave the real cases out of the result.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """From a small labelled data set to a larger, checked one, with a report."""
+    from polypforge.workflows.expand import expand as run
+
+    result = run(
+        data, out, num, model=model, budget_seconds=duration(budget), min_iou=min_iou, layout=layout, skip_bad=skip_bad,
+        synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
+    )  # fmt: skip
+    emit(result.to_json(), as_json, f"{result.accepted} accepted of {result.made} made, {result.real} real cases, in {result.seconds:.0f} s\n{result.report}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="forge, or window_segmenter (the judge).")],
+    out: Annotated[Path, typer.Option(help="Run folder. The same command resumes it.")],
+    data: Annotated[Optional[list[Path]], typer.Option(help="A data set; may be given several times.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="YAML with the sections model, training, phantom. Default: the shipped starter.yaml.")] = None,
+    assignments: Annotated[Optional[list[str]], typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
+    budget: Annotated[Optional[str], typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    as_json: JsonOut = False,
+) -> None:
+    """Train a recipe or the judge. Checkpoints, validation, previews and TensorBoard logs go to the run folder."""
+    from polypforge.workflows.train import train as run
+
+    result = run(recipe, data or [], out, config=config, assignments=assignments or [], budget_seconds=duration(budget), device=device, skip_bad=skip_bad)
+    emit(result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}")
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder for the cases. The same command finishes what is left.")],
+    data: Annotated[Path, typer.Option(help="The frames to repaint.")],
+    model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
+    requests: Annotated[Optional[Path], typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
+    num: Annotated[Optional[int], typer.Option(help="How many cases to plan when no requests are given.")] = None,
+    shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
+    batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Make the cases that a list of requests describes, without judging them."""
+    from polypforge.workflows.generate import generate_cases as run
+
+    result = run(
+        data, out, model=model, requests_file=requests, num=num, shard=shard, batch_size=batch_size, layout=layout, skip_bad=skip_bad,
+        seed=seed, device=device, offline=offline,
+    )  # fmt: skip
+    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}")
+
+
+@app.command()
+def gate(
+    folder: Annotated[Path, typer.Argument(help="A folder that `generate` wrote.")],
+    model: Annotated[str, typer.Option(help="The judge: run folder, saved folder, hub id, or starter:NAME.")] = "starter:window_segmenter",
+    min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Judge generated cases: one verdict with a reason for each, in gate.jsonl; rejected ones leave metadata.jsonl."""
+    from polypforge.workflows.gate import gate_folder as run
+
+    result = run(folder, model=model, min_iou=min_iou, device=device, offline=offline)
+    reasons = "".join(f"\n{count:6d}  {reason}" for reason, count in result["reasons"].items())
+    emit(result, as_json, f"{result['kept']} kept of {result['judged']}{reasons}")
+
+
+@app.command()
+def starter(
+    data: Annotated[Path, typer.Option(help="Folder with kvasir-seg/ and polypgen/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and, in starter/, the new weights.")],
+    budget_share: Annotated[float, typer.Option(help="Scale both training budgets by this factor.")] = 1.0,
+    device: Device = "auto",
+    as_json: JsonOut = False,
+) -> None:
+    """Train the shipped weights again: the judge, the generator, their figures on unseen frames, and the model card."""
+    from polypforge.workflows.starter import build_starter as run
+
+    result = run(data, out, budget_share=budget_share, device=device)
+    emit(result, as_json, f"{result['folder']}\n{result['card']}")
+
+
+def main() -> None:
+    """Entry point: a user's error is one sentence on stderr and exit code 2; Ctrl-C is code 130."""
+    from polypforge.core.errors import UserError
+
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"polypforge: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("polypforge: stopped; the same command resumes.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        _usage_error(error)
+        raise
+
+
+def _usage_error(error: Exception) -> None:
+    """Typer's own complaints about options also end with one sentence and code 2."""
+    show: Any = getattr(error, "format_message", None)
+    if show is not None:
+        print(f"polypforge: {show()}", file=sys.stderr)
+        sys.exit(2)
+
+

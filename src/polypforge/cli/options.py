@@ -1,0 +1,35 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+import typer
+
+from polypforge.core.errors import UserError
+
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave files out that can't be used, instead of stopping.")]
+Layout = Annotated[str, typer.Option(help="Layout of the data; `polypforge data import --help` lists them.")]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds of "90s", "15m" or "2h"."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"--budget {text}: write it as 90s, 15m or 2h.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result on stdout: JSON for programs, or a line for people."""
+    print(json.dumps(result, indent=2, ensure_ascii=False, default=str) if as_json else text)

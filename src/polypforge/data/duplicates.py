@@ -1,0 +1,131 @@
+"""Duplicates and near-duplicates: the same picture encoded again, and neighbouring frames of one video.
+
+Two steps. Thumbnails (also mirrored) propose pairs; local features (SIFT, matched and fitted to one similarity transform by
+RANSAC) decide. Equal thumbnails make a duplicate, enough consistent matches a near-duplicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Image
+from polypforge.data.field_of_view import field_of_view
+from polypforge.data.overlays import overlay_text
+from polypforge.masks.shapes import dilate, erode
+
+THUMB_PX = 32
+WORK_PX = 360  # longer side for local features
+MAX_FEATURES = 400
+CANDIDATES = 16  # nearest thumbnails of each kind that are looked at closely
+DUPLICATE_CORRELATION = 0.985
+MIN_MATCHES = 10  # consistent matches of a near-duplicate; chosen by eye on Kvasir-SEG (docs/data.md)
+POSSIBLE_MATCHES = 8  # from here on a third of the pairs are real: linked when splitting, reported as possible
+MANY_MATCHES = 30  # from here on, matches that stay in place count too
+STILL_PX = 6.0
+MIN_MATCH_SHARE = 0.28  # of the tentative matches that must be consistent
+
+
+@dataclass
+class Fingerprint:
+    """grey, colour: unit vectors of the thumbnail, and of its mirror image; points (n, 2), descriptors (n, 128)."""
+
+    grey: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    colour: NDArray[np.float32]
+    points: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Indices a < b of two images; kind is "duplicate", "near-duplicate" or "possible-near-duplicate"; score is the thumbnails' correlation or the matches."""
+
+    a: int
+    b: int
+    kind: str
+    score: float
+
+
+def fingerprint(image: Image) -> Fingerprint:
+    scale = min(1.0, WORK_PX / max(image.shape[:2]))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    field = field_of_view(small)
+    thumb = cv2.resize(small, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = thumb.mean(-1)
+    lab = cv2.cvtColor(cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB).astype(np.float32)
+    text = cv2.resize(overlay_text(image).astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    where = erode(field & ~dilate(text, 4), 0.02 * max(small.shape)).astype(np.uint8) * 255
+    equal = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+    points, descriptors = cv2.SIFT_create(MAX_FEATURES, contrastThreshold=0.03).detectAndCompute(equal, where)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128), np.float32)
+    root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))  # RootSIFT (Arandjelovic 2012)
+    places = np.array([p.pt for p in points], np.float32).reshape(-1, 2)
+    return Fingerprint(_unit(grey), _unit(grey[:, ::-1]), _unit(lab), places, root.astype(np.float32))
+
+
+def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    flat = values.reshape(-1) - values.mean()
+    return flat / max(1e-6, float(np.linalg.norm(flat)))
+
+
+def consistent_matches(a: Fingerprint, b: Fingerprint) -> tuple[int, int]:
+    """(matches that agree on one similarity transform, tentative matches by Lowe's ratio test)."""
+    if min(len(a.points), len(b.points)) < POSSIBLE_MATCHES:
+        return 0, 0
+    similarity = a.descriptors @ b.descriptors.T
+    best = similarity.argmax(1)
+    rows = np.arange(len(best))
+    top = similarity[rows, best]
+    second = similarity.copy()
+    second[rows, best] = -1
+    distance, next_distance = np.sqrt(np.maximum(2 - 2 * top, 0)), np.sqrt(np.maximum(2 - 2 * second.max(1), 0))
+    good = (distance < 0.85 * next_distance) & (similarity.argmax(0)[best] == rows)
+    if good.sum() < POSSIBLE_MATCHES:
+        return 0, int(good.sum())
+    cv2.setRNGSeed(0)
+    transform, inliers = cv2.estimateAffinePartial2D(a.points[good], b.points[best[good]], ransacReprojThreshold=6.0, maxIters=1000)
+    if transform is None or not 0.4 < np.linalg.norm(transform[0, :2]) < 2.5:
+        return 0, int(good.sum())
+    kept = inliers[:, 0] > 0
+    start, end = a.points[good][kept], b.points[best[good]][kept]
+    if kept.sum() < MANY_MATCHES and float(a.grey @ b.grey) < 0.9:
+        # What stays in place while the scene differs is drawn by the video processor: icons, frames, counters.
+        start = start[np.linalg.norm(start - end, axis=1) > STILL_PX]
+    # Repeated texture gives many matches on one spot: count distinct places only.
+    return len({tuple(p) for p in np.rint(start / 4).astype(int)}), int(good.sum())
+
+
+def find_pairs(prints: Sequence[Fingerprint], advance: Callable[[int], None] | None = None) -> list[Pair]:
+    """All duplicates and near-duplicates among the images. `advance(total)` is called after each of `total` comparisons."""
+    if len(prints) < 2:
+        return []
+    grey = np.stack([p.grey for p in prints])
+    mirrored = np.stack([p.mirrored for p in prints])
+    colour = np.stack([p.colour for p in prints])
+    candidates: dict[tuple[int, int], float] = {}
+    for i in range(len(prints)):
+        straight, tint = grey @ grey[i], colour @ colour[i]
+        mirror = grey @ mirrored[i]
+        for score in (straight, mirror, tint, straight + tint):
+            for j in np.argpartition(-score, min(CANDIDATES, len(score) - 1))[: CANDIDATES + 1].tolist():
+                if j != i:
+                    candidates[min(i, j), max(i, j)] = float(max(straight[j], mirror[j]))
+    found = []
+    for (a, b), correlation in sorted(candidates.items()):
+        if correlation >= DUPLICATE_CORRELATION:
+            found.append(Pair(a, b, "duplicate", round(correlation, 4)))
+        else:
+            matches, tentative = consistent_matches(prints[a], prints[b])
+            if matches >= POSSIBLE_MATCHES and matches >= MIN_MATCH_SHARE * tentative:
+                kind = "near-duplicate" if matches >= MIN_MATCHES else "possible-near-duplicate"
+                found.append(Pair(a, b, kind, float(matches)))
+        if advance:
+            advance(len(candidates))
+    return found
+

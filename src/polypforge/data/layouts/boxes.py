@@ -1,0 +1,130 @@
+"""Box annotations without pixel masks: Kvasir JSON, LDPolypVideo text files, COCO, YOLO."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PIL
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.core.images import image_files
+from polypforge.core.types import NORMAL, POLYP, Box
+from polypforge.data.layouts.pairs import unique_names
+from polypforge.data.source import Source, SourceCase
+
+
+def _box(values: list[float], where: str) -> Box:
+    x0, y0, x1, y1 = (round(v) for v in values)
+    if x1 <= x0 or y1 <= y0 or x0 < -1 or y0 < -1:
+        raise UserError(f"{where}: ({x0}, {y0}, {x1}, {y1}) is no box; corners must be x0 < x1, y0 < y1.")
+    return max(0, x0), max(0, y0), x1, y1
+
+
+def _source(root: Path, layout: str, boxes: dict[Path, list[Box]], groups: dict[Path, str] | None = None) -> Source:
+    names = unique_names(sorted(boxes), root)
+    cases = [
+        SourceCase(names[p], p, boxes=tuple(b), label=POLYP if b else NORMAL, group=(groups or {}).get(p, "")) for p, b in sorted(boxes.items())
+    ]
+    return Source(root, layout, cases)
+
+
+def _by_stem(root: Path) -> dict[str, Path]:
+    return {p.stem: p for p in image_files(root) if "mask" not in p.parent.name.lower()}
+
+
+def find_json(root: Path, wanted: Any) -> Path | None:
+    """The first JSON file whose content satisfies `wanted`."""
+    for path in sorted(root.rglob("*.json")):
+        if wanted(read_json(path)):
+            return path
+    return None
+
+
+def is_kvasir_json(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(isinstance(v, dict) and "bbox" in v for v in content.values())
+
+
+def is_coco_json(content: Any) -> bool:
+    return isinstance(content, dict) and {"images", "annotations"} <= set(content)
+
+
+def read_kvasir_boxes(root: Path) -> Source:
+    """`{id: {"bbox": [{"xmin", "ymin", "xmax", "ymax"}]}}` beside an image folder."""
+    path = find_json(root, is_kvasir_json)
+    if path is None:
+        raise UserError(f"{root} holds no JSON file of Kvasir boxes.")
+    files, boxes = _by_stem(root), {}
+    for name, entry in read_json(path).items():
+        if name not in files:
+            raise UserError(f"{path}: there is no image for '{name}' below {root}.")
+        boxes[files[name]] = [_box([b["xmin"], b["ymin"], b["xmax"], b["ymax"]], f"{path}, {name}") for b in entry["bbox"]]
+    return _source(root, "kvasir boxes", boxes)
+
+
+def read_coco(root: Path) -> Source:
+    """COCO detection JSON; boxes are x, y, width, height. Images without annotation are normal frames."""
+    path = find_json(root, is_coco_json)
+    if path is None:
+        raise UserError(f"{root} holds no COCO JSON file.")
+    content = read_json(path)
+    files = {p.name: p for p in image_files(root)}
+    images = {}
+    for row in content["images"]:
+        name = Path(row["file_name"]).name
+        if name not in files:
+            raise UserError(f"{path}: image '{row['file_name']}' is not below {root}.")
+        images[row["id"]] = files[name]
+    boxes: dict[Path, list[Box]] = {p: [] for p in images.values()}
+    for row in content["annotations"]:
+        x, y, w, h = row["bbox"]
+        boxes[images[row["image_id"]]].append(_box([x, y, x + w, y + h], f"{path}, annotation {row.get('id')}"))
+    return _source(root, "coco", boxes)
+
+
+def read_yolo(root: Path) -> Source:
+    """`labels/NAME.txt` with `class cx cy w h` in shares of the frame; an empty or missing file is a normal frame."""
+    boxes = {}
+    labels = {p.stem: p for p in root.rglob("*.txt") if p.parent.name.lower() == "labels" or p.parent.parent.name.lower() == "labels"}
+    for path in image_files(root):
+        with PIL.open(path) as picture:
+            width, height = picture.size
+        found = []
+        for line, values in _numbers(labels.get(path.stem)):
+            if len(values) != 5:
+                raise UserError(f"{labels[path.stem]}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
+            _, cx, cy, w, h = values
+            corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
+            found.append(_box(corners, f"{labels[path.stem]}, line {line}"))
+        boxes[path] = found
+    return _source(root, "yolo", boxes)
+
+
+def read_ldpolyp(root: Path) -> Source:
+    """LDPolypVideo: `Images/VIDEO/*.jpg` and `Annotations/VIDEO/*.txt` (a count, then x0 y0 x1 y1 a line); a video is a group."""
+    notes: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in root.rglob("*.txt"):
+        if "annotations" in (p.lower() for p in path.relative_to(root).parts):
+            notes[path.parent.name][path.stem] = path
+    boxes, groups = {}, {}
+    for path in image_files(root):
+        note = notes.get(path.parent.name, {}).get(path.stem)
+        if note is None:
+            raise UserError(f"{path} has no annotation file: LDPolypVideo has one for each frame.")
+        rows = _numbers(note)
+        if not rows or len(rows[0][1]) != 1 or int(rows[0][1][0]) != len(rows) - 1:
+            raise UserError(f"{note}: the first line must be the number of boxes that follow.")
+        boxes[path] = [_box(values, f"{note}, line {line}") for line, values in rows[1:]]
+        groups[path] = f"video-{path.parent.name}"
+    return _source(root, "ldpolypvideo", boxes, groups)
+
+
+def _numbers(path: Path | None) -> list[tuple[int, list[float]]]:
+    if path is None:
+        return []
+    try:
+        return [(i, [float(v) for v in line.split()]) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path} must hold numbers only: {error}.") from error

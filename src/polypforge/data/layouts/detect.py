@@ -1,0 +1,99 @@
+"""Which layout a folder has, and the lists beside it that say more of its cases."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from polypforge.core.errors import UserError
+from polypforge.core.images import image_files
+from polypforge.data.folder import is_data_set, read_data_set
+from polypforge.data.layouts import boxes, classes, pairs
+from polypforge.data.source import Source
+
+LAYOUTS: dict[str, Callable[[Path], Source]] = {
+    "data set": read_data_set,
+    "pairs": pairs.read_pairs,
+    "kvasir-boxes": boxes.read_kvasir_boxes,
+    "coco": boxes.read_coco,
+    "yolo": boxes.read_yolo,
+    "ldpolypvideo": boxes.read_ldpolyp,
+    "refuge2": classes.read_refuge,
+    "neopolyp": classes.read_neopolyp,
+    "normal": pairs.read_normal,
+}
+
+
+def open_source(root: Path, layout: str = "auto") -> Source:
+    """Open a folder of any known layout. `test.txt`-like lists and `cases.csv` in it give splits, groups and labels.
+
+    Raises UserError: no such folder, no images, no layout that fits, a list that names a missing case.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder.")
+    if layout != "auto" and layout not in LAYOUTS:
+        raise UserError(f"unknown layout '{layout}': choose one of {', '.join(LAYOUTS)}.")
+    source = LAYOUTS[layout if layout != "auto" else detect(root)](root)
+    _read_split_lists(source)
+    _read_cases_csv(source)
+    return source
+
+
+def detect(root: Path) -> str:
+    """Name of the layout. Masks win over boxes. Frames alone are not taken for normal ones: that must be said."""
+    if is_data_set(root):
+        return "data set"
+    if not image_files(root):
+        raise UserError(f"{root} holds no images: put them into images/ and their masks into masks/, with equal names.")
+    image_dirs, mask_dirs = pairs.find_folders(root)
+    if image_dirs and mask_dirs:
+        return "neopolyp" if any("train_gt" in str(d) for d in mask_dirs) else "pairs"
+    if any(root.rglob("*.json")):
+        if boxes.find_json(root, boxes.is_kvasir_json):
+            return "kvasir-boxes"
+        if boxes.find_json(root, boxes.is_coco_json):
+            return "coco"
+    names = {p.name.lower() for p in root.rglob("*") if p.is_dir()}
+    if "labels" in names:
+        return "yolo"
+    if "annotations" in names:
+        return "ldpolypvideo"
+    raise UserError(f"{root} holds images but no masks or boxes: add a masks/ folder, or say --layout normal if no frame shows a lesion.")
+
+
+def _read_split_lists(source: Source) -> None:
+    """`train.txt`, `val.txt`, `test.txt`: one image name a line, with or without suffix. Unlisted cases are `train`."""
+    lists = {name: source.path / f"{name}.txt" for name in ("train", "val", "test")}
+    lists = {name: path for name, path in lists.items() if path.is_file()}
+    if not lists or source.layout == "data set":
+        return
+    by_name = {case.name: case for case in source.cases} | {case.image_path.name: case for case in source.cases}
+    for case in source.cases:
+        case.split = "train"
+    for split, path in lists.items():
+        for line in path.read_text().split("\n"):
+            if not line.strip():
+                continue
+            if line.strip() not in by_name:
+                raise UserError(f"{path} names '{line.strip()}', for which there is no case in {source.path}.")
+            by_name[line.strip()].split = split
+
+
+def _read_cases_csv(source: Source) -> None:
+    """`cases.csv`: `name` and any of `role` or `split`, `patient` or `video` or `group`, `label`, `centre` or `site`."""
+    path = source.path / "cases.csv"
+    if not path.is_file() or source.layout == "data set":
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    for case in source.cases:
+        row = rows.get(case.name)
+        if row is None:
+            raise UserError(f"{path} has no row for '{case.name}'.")
+        case.split = row.get("split") or row.get("role") or case.split
+        case.group = row.get("group") or row.get("patient") or row.get("video") or case.group
+        case.label = row.get("label") or case.label
+        site = row.get("site") or row.get("centre")
+        if site:
+            case.provenance["site"] = site

@@ -1,0 +1,59 @@
+"""Turns requests into stored cases: batches across images, writes in the background, resumes after any interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from polypforge.core.errors import UserError
+from polypforge.core.types import Case, Request
+from polypforge.generation.writer import CaseStore
+from polypforge.recipes.base import Job, Recipe
+
+LoadBackground = Callable[[str], Case]
+
+
+def generate(recipe: Recipe, requests: Sequence[Request], load: LoadBackground, store: CaseStore, provenance: dict[str, Any], batch_size: int = 8, advance: Callable[[int], None] | None = None) -> int:  # fmt: skip
+    """Make every request whose case is not in `store` yet; returns how many were made.
+
+    A request with a parent runs after it, on its result. `provenance` (recipe, weights, version ...) is stored with each case.
+    Raises UserError when a parent is missing from `requests` and from the store, or a background can't be loaded.
+    """
+    done = store.done()
+    parents = {r.parent for r in requests if r.parent}
+    made = 0
+    with ThreadPoolExecutor(2) as writers:
+        for wave in waves(requests, done):
+            pending: list[Future] = []
+            for start in range(0, len(wave), batch_size):
+                part = wave[start : start + batch_size]
+                jobs = [Job(r, store.load(r.parent) if r.parent else load(r.background)) for r in part]
+                for request, case in zip(part, recipe.generate(jobs), strict=True):
+                    case.provenance = provenance_of(request, provenance)
+                    pending.append(writers.submit(store.write, case, request, request.id in parents))
+                made += len(part)
+                if advance:
+                    advance(len(part))
+                while len(pending) > 4 * batch_size:  # bounded memory when the disk is slower than the network
+                    pending.pop(0).result()
+            for future in pending:
+                future.result()
+    return made
+
+
+def waves(requests: Sequence[Request], done: set[str]) -> Iterator[list[Request]]:
+    """Requests that are left, in groups that can run at once: parents always in an earlier group (or done)."""
+    left = [r for r in requests if r.id not in done]
+    ready = set(done)
+    while left:
+        wave = [r for r in left if not r.parent or r.parent in ready]
+        if not wave:
+            raise UserError(f"request {left[0].id} waits for its parent {left[0].parent}, which is not among the requests.")
+        yield wave
+        ready |= {r.id for r in wave}
+        left = [r for r in left if r.id not in ready]
+
+
+def provenance_of(request: Request, common: dict[str, Any]) -> dict[str, Any]:
+    return {"synthetic": True, "id": request.id, "request": request.to_json(), **common}

@@ -1,0 +1,76 @@
+"""Synthetic cases on their way to disk: each appears whole, once, and is found again after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json, read_jsonl, write_json, write_jsonl
+from polypforge.core.images import read_image, read_mask
+from polypforge.core.types import Case, Request
+from polypforge.data.folder import METADATA, write_case
+
+
+class CaseStore:
+    """A folder of generated cases. A case counts as done when its row in `rows/` exists, which is written last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for torn in folder.rglob(".partial-*") if folder.exists() else ():
+            torn.unlink(missing_ok=True)
+
+    def done(self) -> set[str]:
+        """Ids of the requests that are finished."""
+        return {p.stem for p in (self.folder / "rows").glob("*.json")}
+
+    def write(self, case: Case, request: Request, intermediate: bool) -> None:
+        text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True)}
+        row = write_case(self.folder, case, text=text)
+        write_json(self.folder / "rows" / f"{request.id}.json", row | {"intermediate": intermediate})
+
+    def row(self, request_id: str) -> dict[str, Any]:
+        return read_json(self.folder / "rows" / f"{request_id}.json")
+
+    def load(self, request_id: str) -> Case:
+        row = self.row(request_id)
+        mask = row["mask_file_name"]
+        return Case(
+            name=request_id,
+            image=read_image(self.folder / row["image_file_name"]),
+            mask=read_mask(self.folder / mask) if mask else None,
+            boxes=tuple(tuple(b) for b in row["boxes"]),
+            label=row["label"],
+            group=row["group"],
+            split=row["split"],
+            provenance=json.loads(row["provenance"]),
+        )
+
+    def finish(self, requests: Iterable[Request]) -> int:
+        """Write `metadata.jsonl` with the requests' cases in their order, intermediate ones left out. Returns their number."""
+        done = self.done()
+        rows = [self.row(r.id) for r in requests if r.id in done]
+        kept = [{k: v for k, v in row.items() if k != "intermediate"} for row in rows if not row["intermediate"]]
+        write_jsonl(self.folder / METADATA, kept)
+        return len(kept)
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Requests from a JSONL file, repeats left out. Raises UserError that names the line."""
+    requests: dict[str, Request] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            request = Request.from_json(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, request {number}, is not valid ({error}): it needs background, label, region and seed.") from error
+        if request.label not in ("polyp", "normal") or len(request.region) < 3:
+            raise UserError(f"{path}, request {number}: the label is polyp or normal, and the region has at least three corners.")
+        requests[request.id] = request
+    return list(requests.values())
+
+
+def write_requests(path: Path, requests: Iterable[Request]) -> None:
+    write_jsonl(path, (r.to_json() | {"id": r.id} for r in requests))
+

@@ -1,0 +1,71 @@
+"""Where weights are: a folder, a hub id, or `starter:NAME` for those shipped with the package."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+from polypforge.core.errors import UserError
+
+STARTER = "starter:"
+
+
+def starter_root() -> Path:
+    return Path(str(files("polypforge") / "starter"))
+
+
+def starter_names() -> list[str]:
+    root = starter_root()
+    return sorted(p.name for p in root.iterdir() if (p / "config.json").is_file()) if root.is_dir() else []
+
+
+def locate(model: str, offline: bool = False) -> Path:
+    """The folder that holds `model`. A hub id is downloaded (safetensors and JSON only) unless `offline`.
+
+    Raises UserError when nothing is there, naming what is or the command that fetches it.
+    """
+    if model.startswith(STARTER):
+        folder = starter_root() / model.removeprefix(STARTER)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"there are no starter weights '{model}': the package ships {', '.join(STARTER + n for n in starter_names()) or 'none'}.")
+        return folder
+    path = Path(model)
+    if path.exists():
+        for folder in (path, path / "model"):  # a run folder keeps its weights in model/
+            if (folder / "config.json").is_file():
+                refuse_pickles(folder)
+                return folder
+        raise UserError(f"{model} holds no weights: it needs a config.json (a finished run, or a folder of save_pretrained).")
+    if model.count("/") == 1 and not model.startswith((".", "/")):
+        return _from_hub(model, offline)
+    raise UserError(f"{model}: no such folder; weights are named by folder, hub id (owner/name) or {STARTER}NAME.")
+
+
+def _from_hub(model: str, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=offline))
+    except LocalEntryNotFoundError:
+        raise UserError(f"{model} is not in the local cache: fetch it once with `hf download {model}` where there is a network.") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"{model} could not be fetched ({str(error).splitlines()[0]}): try `hf download {model}`.") from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Weights that can run code when they are opened are never opened."""
+    for path in folder.rglob("*"):
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+            raise UserError(f"{path} is a pickle, which can run code when it is opened: convert it with save_pretrained(..., safe_serialization=True).")
+
+
+def weights_hash(folder: Path) -> str:
+    """16 hexadecimal digits of SHA-256 over all configuration and weight files of a model folder, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

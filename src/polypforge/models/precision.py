@@ -1,0 +1,19 @@
+"""Which number format runs fast and safely on a device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True on GPUs with bf16 units and on CPUs with bf16 instructions (AVX-512 BF16, AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fast_inference(device: torch.device) -> AbstractContextManager:
+    """Autocast to bf16 where that is faster; float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16) if has_fast_bf16(device) else nullcontext()

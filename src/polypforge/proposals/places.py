@@ -1,0 +1,86 @@
+"""Where a lesion of a given outline fits in a frame, and how its region is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Image, Mask
+from polypforge.masks.shapes import dilate, outline, polygon_mask
+
+LUMEN_LEVEL = 48  # mean grey below which a place is taken for the lumen or deep shadow
+GLARE_LEVEL = 238
+WORK_PX = 320  # longer side at which places are judged
+TRIALS = 60
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A region (polygon in frame pixels) with a score in 0..1: how evenly lit and how far from the border it lies."""
+
+    region: tuple[tuple[int, int], ...]
+    score: float
+
+
+def loosened(lesion: Mask, share: float) -> Mask:
+    """The lesion's convex hull, dilated by `share` of its longer side: room for a natural boundary."""
+    points = np.argwhere(lesion)[:, ::-1].astype(np.int32)
+    hull = polygon_mask(cv2.convexHull(points), lesion.shape)
+    return dilate(hull, share * float(max(np.ptp(points[:, 0]), np.ptp(points[:, 1])) + 1))
+
+
+def region_polygon(region: Mask) -> tuple[tuple[int, int], ...]:
+    """The region's outline as a short polygon (tolerance 1 % of its size)."""
+    size = float(np.sqrt(region.sum()))
+    return tuple(outline(region, max(1.0, 0.01 * size)))
+
+
+def blob(rng: np.random.Generator, elongation: float) -> NDArray[np.float32]:
+    """(48, 2) points of a rounded outline of unit area-equivalent radius, turned at random."""
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    radius = np.ones_like(angle)
+    for order in (2, 3, 4):
+        radius += rng.normal(0, 0.10 / order) * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
+    stretch = np.sqrt(np.clip(elongation, 0.3, 1.0))
+    points = np.stack([radius * np.cos(angle) / stretch, radius * np.sin(angle) * stretch], 1)
+    turn = rng.uniform(0, np.pi)
+    c, s = np.cos(turn), np.sin(turn)
+    return (points @ np.array([[c, -s], [s, c]])).astype(np.float32)
+
+
+def propose(image: Image, field: Mask, occupied: Mask, radius_px: float, elongation: float, rng: np.random.Generator) -> Proposal | None:
+    """The best of several random places for a region of `radius_px` (area-equivalent, frame pixels); None when none fits.
+
+    A place must lie in the field of view (>= 97 %), touch nothing in `occupied`, and be neither lumen nor glare.
+    """
+    scale = min(1.0, WORK_PX / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    view = cv2.resize(field.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    taken = cv2.resize(occupied.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    taken = dilate(taken, 0.02 * size[0]) if taken.any() else taken
+    rows, columns = np.nonzero(view & ~taken)
+    if not len(rows):
+        return None
+    best: Proposal | None = None
+    accepted = 0
+    for _ in range(TRIALS):
+        pick = rng.integers(len(rows))
+        points = blob(rng, elongation) * radius_px * scale + np.array([columns[pick], rows[pick]])
+        place = polygon_mask(np.rint(points), grey.shape)
+        clipped = (points.min() < 0) or (points[:, 0].max() >= size[0]) or (points[:, 1].max() >= size[1])
+        if clipped or not place.any() or view[place].mean() < 0.97 or taken[place].any():
+            continue
+        light = grey[place].astype(np.float32)
+        if light.mean() < LUMEN_LEVEL or (light > GLARE_LEVEL).mean() > 0.15 or (light < LUMEN_LEVEL * 0.7).mean() > 0.25:
+            continue
+        score = float(np.clip(1 - light.std() / 60, 0, 1) * np.clip(light.mean() / 110, 0.3, 1))
+        if best is None or score > best.score:
+            best = Proposal(tuple((int(x), int(y)) for x, y in np.rint(points / scale)), score)
+        accepted += 1
+        if accepted >= 3:  # the best of a few, not the best of all: variety of places matters more
+            break
+    return best

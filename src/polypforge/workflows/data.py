@@ -1,0 +1,109 @@
+"""`polypforge data ...`: check, import and split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, write_jsonl, write_text
+from polypforge.core.images import write_png
+from polypforge.data.checks import CheckReport
+from polypforge.data.field_of_view import field_of_view
+from polypforge.data.folder import METADATA, is_data_set
+from polypforge.data.layouts import open_source
+from polypforge.data.overlays import overlay_text
+from polypforge.data.source import Source
+from polypforge.data.split import SPLITS, crossing, split_cases
+from polypforge.reporting.panels import LABEL_COLOUR, outlined
+from polypforge.workflows.export_cases import copy_real
+from polypforge.workflows.opened import run_check
+
+
+def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -> CheckReport:
+    """Check a folder; with `overlays`, also draw each usable case: label outline, outside of the field darkened, text marked."""
+    source = open_source(data, layout)
+    report = run_check(source)
+    if overlays is not None:
+        usable = set(report.usable)
+        for entry in source.cases:
+            if entry.name in usable:
+                case = entry.load()
+                write_png(overlays / f"{case.name}.png", _overlay(case.image, case.mask))
+    return report
+
+
+def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    view = image.copy()
+    outside = ~field_of_view(image)
+    view[outside] = view[outside] // 2 + np.array([0, 0, 90], np.uint8)
+    view[overlay_text(image)] = (255, 230, 0)
+    return outlined(view, mask, LABEL_COLOUR, 2) if mask is not None else view
+
+
+def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
+    """Write the folder's usable cases as a data set. Raises UserError when `out` is not empty, or for bad files unless `skip_bad`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: choose a new folder for the data set.")
+    source = open_source(data, layout)
+    good, bad = [], [f"{p} has no partner: add its mask (or image), or remove it." for p in source.unpaired]
+    for entry in source.cases:
+        try:
+            entry.load()
+            good.append(entry)
+        except UserError as error:
+            bad.append(str(error))
+    if bad and not skip_bad:
+        more = f" And {len(bad) - 2} more." if len(bad) > 2 else ""
+        raise UserError(f"{len(bad)} files can't be used: {' '.join(bad[:2])}{more} Or leave them out with --skip-bad.")
+    for text in bad:
+        console.print(f"Left out: {text}")
+    if not good:
+        raise UserError(f"{data} holds no case that can be used.")
+    rows = copy_real(Source(source.path, source.layout, good), out)
+    write_jsonl(out / METADATA, rows)
+    return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad)}
+
+
+def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str, Any]:
+    """Split a folder; writes lists to `out`, or the `split` column of a data-set folder."""
+    try:
+        values = [float(v) for v in shares.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(SPLITS):
+        raise UserError(f"--shares {shares}: give three numbers that sum to 1, for example 0.7,0.15,0.15.")
+    source = open_source(data)
+    if out is None and not is_data_set(data):
+        raise UserError(f"{data} is no data-set folder: say --out for the lists, or import it first.")
+    if out is not None:
+        for case in source.cases:
+            case.split = _listed(out, case.name) or case.split
+    report = run_check(source)
+    usable = set(report.usable)
+    cases = [c for c in source.cases if c.name in usable]
+    split = split_cases(cases, report.pairs, dict(zip(SPLITS, values, strict=True)), seed)
+    if out is not None:
+        for name in SPLITS:
+            write_text(out / f"{name}.txt", "".join(f"{c.image_path.name}\n" for c in cases if split.of.get(c.name) == name))
+    else:
+        rows = read_jsonl(data / METADATA)
+        write_jsonl(data / METADATA, (row | {"split": split.of.get(Path(row["image_file_name"]).stem, "")} for row in rows))
+    return {
+        "counts": split.counts(),
+        "left_out": list(split.left_out),
+        "links": len(report.pairs),
+        "crossing": crossing(split, report.pairs),
+    }
+
+
+def _listed(folder: Path, name: str) -> str:
+    """The split that an earlier list in `folder` gives a case, or ""."""
+    for split in SPLITS:
+        path = folder / f"{split}.txt"
+        if path.is_file() and name in {Path(line).stem for line in path.read_text().splitlines()}:
+            return split
+    return ""

@@ -1,0 +1,191 @@
+"""`polypforge expand`: from a small labelled data set to a larger, checked one with a report."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, write_json, write_jsonl
+from polypforge.core.types import POLYP, Request
+from polypforge.data.folder import METADATA, write_case
+from polypforge.data.layouts import open_source
+from polypforge.generation.runner import generate
+from polypforge.generation.writer import CaseStore, write_requests
+from polypforge.models.locate import locate, weights_hash
+from polypforge.proposals.plan import Planner
+from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
+from polypforge.quality.segmenter import WindowSegmenter
+from polypforge.recipes import Recipe, load_recipe
+from polypforge.workflows.cost import seconds_per_case
+from polypforge.workflows.device import device_of
+from polypforge.workflows.export_cases import copy_real
+from polypforge.workflows.finetune import finetune
+from polypforge.workflows.gate import spoil_children
+from polypforge.workflows.opened import Opened, fingerprint_of, open_checked
+from polypforge.workflows.plan import make_planner
+from polypforge.workflows.report_expand import write_report
+from polypforge.workflows.run_folder import claim, versions
+
+MOST_TRIES = 6  # requests made per case asked for, before giving up
+
+
+@dataclass
+class ExpandResult:
+    """Where the data set and its report are, and the counts that matter."""
+
+    out: Path
+    report: Path
+    accepted: int
+    made: int
+    real: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"out": str(self.out), "report": str(self.report)}
+
+
+def expand(
+    data: str | Path,
+    out: str | Path,
+    num: int,
+    *,
+    model: str = "starter:forge",
+    judge_model: str = "starter:window_segmenter",
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    min_iou: float = 0.7,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    synthetic_only: bool = False,
+    batch_size: int = 8,
+    device: str = "auto",
+    offline: bool = False,
+) -> ExpandResult:
+    """Make `num` accepted synthetic cases from the data set at `data`, and write them with the real ones and a report to `out`.
+
+    budget_seconds: fine-tune the model on the data for so long first; None uses it as it is. The same call again resumes.
+    Raises UserError for anything the caller can mend.
+    """
+    started = time.monotonic()
+    data, out = Path(data), Path(out)
+    if num < 1:
+        raise UserError(f"--num is {num}: ask for at least one synthetic case.")
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
+    gate = _gate_config(min_iou)
+    folder, judge_folder = locate(model, offline), locate(judge_model, offline)
+    settings = {
+        "data": str(data.resolve()), "num": num, "model": model, "weights": weights_hash(folder), "judge": weights_hash(judge_folder),
+        "budget_seconds": budget_seconds, "seed": seed, "min_iou": min_iou, "skip_bad": skip_bad, "synthetic_only": synthetic_only,
+    }  # fmt: skip
+    open_source(data, layout)  # a bad folder is an error before anything is written
+    work = out / "work"
+    claim(out, "expand", settings)
+    opened = open_checked(data, layout, skip_bad, cache=work / "check.json")
+    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
+    if budget_seconds:
+        folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
+    recipe = load_recipe(folder).to(device_of(device))
+
+    load = opened.loader()
+    planner = make_planner(opened, load, seed)
+    _state_cost(recipe, planner, load, num, opened, budget_seconds)
+
+    store = CaseStore(work / "generated")
+    provenance = {
+        "recipe": getattr(recipe, "name", ""), "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
+        "data": fingerprint_of(opened.source), "versions": versions(),
+    }  # fmt: skip
+    requests, verdicts = _make(recipe, segmenter, planner, load, store, provenance, num, gate, batch_size, work)
+    finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
+    accepted = [r for r in finals if verdicts[r.id].kept][:num]
+    rows = _write_accepted(out, store, accepted, verdicts, gate)
+    real_rows = [] if synthetic_only else copy_real(opened.source, out)
+    write_jsonl(out / METADATA, real_rows + rows)
+    calibration = _calibration(segmenter, opened, load)
+    report = write_report(out, opened, load, store, finals, accepted, verdicts, planner.references, calibration, settings | provenance["versions"])
+    reasons: dict[str, int] = {}
+    for request in finals:
+        if not verdicts[request.id].kept:
+            reasons[verdicts[request.id].reason] = reasons.get(verdicts[request.id].reason, 0) + 1
+    result = ExpandResult(out, report, len(accepted), len(finals), len(real_rows), reasons, round(time.monotonic() - started, 1))
+    write_json(out / "summary.json", result.to_json())
+    if len(accepted) < num:
+        console.print(f"Only {len(accepted)} of {num} cases passed the gate after {len(finals)} tries: see {report}.")
+    return result
+
+
+def _gate_config(min_iou: float) -> GateConfig:
+    try:
+        return GateConfig(min_iou)
+    except ValueError as error:
+        raise UserError(f"--min-iou {min_iou}: {error}.") from None
+
+
+def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened, budget: float | None) -> None:
+    each = seconds_per_case(recipe, planner, load)
+    tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
+    console.print(
+        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {max(1, round(1.6 * num * each / 60))} min"
+        f"{tuning} ({each:.1f} s a case, most requests accepted) and {num * 0.6 / 1000:.2f} GB of disk. Ctrl-C stops; the same command resumes."
+    )
+
+
+def _make(recipe: Recipe, segmenter: WindowSegmenter, planner: Planner, load, store: CaseStore, provenance: dict, num: int, gate: GateConfig, batch_size: int, work: Path) -> tuple[list[Request], dict[str, Verdict]]:  # fmt: skip
+    """Rounds of plan, generate and gate until `num` cases are accepted or MOST_TRIES * num were tried."""
+    requests: list[Request] = []
+    log = work / "verdicts.jsonl"
+    verdicts = {row["id"]: Verdict(**row) for row in (read_jsonl(log) if log.exists() else [])}
+    tried = 0
+    columns = (TextColumn("making cases"), BarColumn(), MofNCompleteColumn(), TextColumn("accepted {task.fields[kept]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("make", total=num, kept=0)
+        while True:
+            kept = sum(verdicts[r.id].kept for r in requests if r.label == POLYP and r.id in verdicts)
+            bar.update(task, kept=kept)
+            if kept >= num or tried >= MOST_TRIES * num:
+                return requests, verdicts
+            rate = max(0.3, kept / tried) if tried else 0.8
+            count = min(max(4, math.ceil((num - kept) / rate)), MOST_TRIES * num - tried)
+            coming = [r for i in range(tried, tried + count) for r in planner.requests(i)]
+            tried += count
+            requests += coming
+            write_requests(work / "requests.jsonl", requests)
+            bar.update(task, total=len(requests))
+            done = len([r for r in coming if r.id in store.done()])
+            bar.advance(task, done)
+            generate(recipe, coming, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+            fresh = [r for r in coming if r.id not in verdicts]
+            for start in range(0, len(fresh), 32):
+                part = fresh[start : start + 32]
+                verdicts |= {v.id: v for v in judge(segmenter, [store.load(r.id) for r in part], part, gate)}
+            spoil_children(coming, verdicts)
+            write_jsonl(log, (v.to_json() for v in verdicts.values()))
+
+
+def _write_accepted(out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gate: GateConfig) -> list[dict[str, Any]]:
+    rows = []
+    for request in accepted:
+        case = store.load(request.id)
+        case.name = f"synthetic-{request.id}"
+        case.split = "train"
+        case.provenance["gates"] = {"segmenter_iou": round(verdicts[request.id].score or 0.0, 4), "min_iou": gate.min_iou}
+        text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True), "synthetic": "true"}
+        rows.append(write_case(out, case, text=text))
+    return rows
+
+
+def _calibration(segmenter: WindowSegmenter, opened: Opened, load) -> list[float]:
+    """Agreement of the judge with *real* labels that were not used as backgrounds."""
+    held = [load(c.name) for c in opened.cases("val")[:60]]
+    held = [c for c in held if c.mask is not None and c.mask.any()]
+    return agreement(segmenter, [c.image for c in held], [c.mask for c in held if c.mask is not None]) if held else []

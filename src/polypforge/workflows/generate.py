@@ -1,0 +1,77 @@
+"""`polypforge generate`: requests to cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.types import Request
+from polypforge.data.layouts import open_source
+from polypforge.generation.runner import generate
+from polypforge.generation.writer import CaseStore, read_requests, write_requests
+from polypforge.models.locate import locate, weights_hash
+from polypforge.recipes import load_recipe
+from polypforge.workflows.device import device_of
+from polypforge.workflows.opened import fingerprint_of, open_checked
+from polypforge.workflows.plan import make_planner
+from polypforge.workflows.run_folder import claim, versions
+
+
+def generate_cases(data: Path, out: Path, *, model: str = "starter:forge", requests_file: Path | None = None, num: int | None = None, shard: str = "1/1", batch_size: int = 8, layout: str = "auto", skip_bad: bool = False, seed: int = 0, device: str = "auto", offline: bool = False) -> dict[str, Any]:  # fmt: skip
+    """Make the requests of a file, or `num` planned ones, into `out`; returns how many were made and how many are there."""
+    if (requests_file is None) == (num is None):
+        raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
+    if num is not None and num < 1:
+        raise UserError(f"--num is {num}: ask for at least one case.")
+    part, parts = parse_shard(shard)
+    folder = locate(model, offline)
+    requests = read_requests(requests_file) if requests_file else []
+    if requests_file and not requests:
+        raise UserError(f"{requests_file} holds no request.")
+    settings = {
+        "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
+        "requests": str(requests_file.resolve()) if requests_file else None,
+    }  # fmt: skip
+    open_source(data, layout)  # a bad folder is an error before anything is written
+    claim(out, "generate", settings)
+    opened = open_checked(data, layout, skip_bad, cache=out / "check.json", min_lesions=1)
+    load = opened.loader()
+    if not requests:
+        planner = make_planner(opened, load, seed)
+        requests = [r for i in range(num or 0) for r in planner.requests(i)]
+    requests = take_shard(requests, part, parts)
+    write_requests(out / "requests.jsonl", requests)
+    recipe = load_recipe(folder).to(device_of(device))
+    store = CaseStore(out)
+    provenance = {"recipe": getattr(recipe, "name", ""), "model": model, "weights": settings["weights"], "data": fingerprint_of(opened.source), "versions": versions()}  # fmt: skip
+    columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
+        made = generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+    return {"made": made, "cases": store.finish(requests), "out": str(out)}
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(k, n) of "k/n" with 1 <= k <= n."""
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise UserError(f"--shard {text}: write it as K/N with 1 <= K <= N, for example 2/8.")
+    return int(first), int(second)
+
+
+def take_shard(requests: list[Request], part: int, parts: int) -> list[Request]:
+    """Every `parts`-th request that is nobody's parent, with the parents it needs."""
+    by_id = {r.id: r for r in requests}
+    parents = {r.parent for r in requests}
+    mine = [r for r in requests if r.id not in parents][part - 1 :: parts]
+    needed: dict[str, Request] = {}
+    for request in mine:
+        chain = [request]
+        while chain[-1].parent in by_id:
+            chain.append(by_id[chain[-1].parent])
+        needed |= {r.id: r for r in reversed(chain)}
+    return list(needed.values())

@@ -1,0 +1,119 @@
+"""A data set that is open, checked and split: what every command that learns or generates starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json, sha256_of, write_json
+from polypforge.core.seeding import content_hash
+from polypforge.core.types import Case
+from polypforge.data.checks import CheckReport, check
+from polypforge.data.layouts import open_source
+from polypforge.data.source import Source, SourceCase
+from polypforge.data.split import split_cases
+
+MIN_LESIONS = 4
+CACHED_FRAMES = 64
+
+
+@dataclass
+class Opened:
+    """source: the cases that can be used, each with a split. report: what the check found. skipped: names left out, by reason."""
+
+    source: Source
+    report: CheckReport
+    skipped: dict[str, list[str]]
+
+    def cases(self, split: str) -> list[SourceCase]:
+        return [c for c in self.source.cases if c.split == split]
+
+    def loader(self):
+        """A function name -> Case that keeps the last frames in memory."""
+        by_name = {c.name: c for c in self.source.cases}
+
+        @lru_cache(maxsize=CACHED_FRAMES)
+        def load(name: str) -> Case:
+            if name not in by_name:
+                raise UserError(f"{self.source.path} has no case '{name}', which a request asks for as its background.")
+            return by_name[name].load()
+
+        return load
+
+
+def file_state(source: Source) -> str:
+    """A hash of names, sizes and change times of all files: cheap, and enough to see that a folder is the one checked before."""
+    paths = [p for c in source.cases for p in (c.image_path, *c.mask_paths)] + source.unpaired
+    return content_hash([[str(p.relative_to(source.path)), p.stat().st_size, p.stat().st_mtime_ns] for p in paths])
+
+
+def run_check(source: Source, cache: Path | None = None) -> CheckReport:
+    """Check with a progress bar; a report in `cache` for the same files is used instead of checking again."""
+    state = file_state(source)
+    if cache and cache.exists():
+        stored = read_json(cache)
+        if stored.get("state") == state:
+            return CheckReport.from_json(stored["report"])
+    columns = (TextColumn("checking {task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks = {name: bar.add_task(name, total=None) for name in ("cases", "pairs")}
+        report = check(source, lambda stage, total: bar.update(tasks[stage], total=total, advance=1))
+    if cache:
+        write_json(cache, {"state": state, "report": report.to_json()})
+    return report
+
+
+def open_checked(data: Path, layout: str = "auto", skip_bad: bool = False, val_share: float = 0.1, cache: Path | None = None, min_lesions: int = MIN_LESIONS) -> Opened:  # fmt: skip
+    """Open, check and split `data`. Bad files stop it with UserError unless `skip_bad`, which leaves them out and says so.
+
+    Cases that come with a split keep it; a training case that is a near-duplicate of a held-out case is left out. The others are
+    divided into train and val by group.
+    """
+    source = open_source(data, layout)
+    report = run_check(source, cache)
+    skipped: dict[str, list[str]] = {}
+    errors = [f for f in report.findings if f.severity == "error"]
+    if errors and not skip_bad:
+        shown = " ".join(f.message for f in errors[:3])
+        more = f" And {len(errors) - 3} more (polypforge data check {data})." if len(errors) > 3 else ""
+        raise UserError(f"{len(errors)} of {len(source) + len(source.unpaired)} files can't be used: {shown}{more} Or leave them out with --skip-bad.")
+    if errors:
+        skipped["bad file"] = sorted({n for f in errors for n in f.cases})
+        console.print(f"Leaving out {len(skipped['bad file'])} bad files (--skip-bad).")
+    usable = set(report.usable)
+    cases = [c for c in source.cases if c.name in usable]
+    if len(cases) < min_lesions:
+        raise UserError(f"{data} has {len(cases)} usable case(s): at least {min_lesions} labelled lesions are needed.")
+    leaking = _leaking(cases, report.pairs)
+    if leaking:
+        skipped["near-duplicate of a held-out case"] = sorted(leaking)
+        console.print(f"Leaving out {len(leaking)} training case(s) that are near-duplicates of held-out ones.")
+        cases = [c for c in cases if c.name not in leaking]
+    names = {c.name for c in cases}
+    links = [(a, b) for a, b in report.pairs if a in names and b in names]
+    split = split_cases(cases, links, {"train": 1 - val_share, "val": val_share})
+    for case in cases:
+        case.split = split.of.get(case.name, "")
+    return Opened(Source(source.path, source.layout, [c for c in cases if c.split], []), report, skipped)
+
+
+def _leaking(cases: Sequence[SourceCase], pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """Training cases tied to a case of another given split. A tie between val and test costs the val case."""
+    split = {c.name: c.split for c in cases}
+    rank = {"train": 0, "val": 1, "test": 2}
+    found = set()
+    for a, b in pairs:
+        if split.get(a) and split.get(b) and split[a] != split[b]:
+            found.add(min((a, b), key=lambda n: rank.get(split[n], 2)))
+    return found
+
+
+def fingerprint_of(source: Source) -> str:
+    """A hash over the image files' content, for provenance."""
+    return content_hash(sorted(sha256_of(c.image_path) for c in source.cases))

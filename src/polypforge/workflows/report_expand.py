@@ -1,0 +1,177 @@
+"""What the report of `expand` shows, gathered from the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from polypforge.core.types import Attributes, Case, Request
+from polypforge.core.window import around_mask
+from polypforge.generation.writer import CaseStore
+from polypforge.masks.shapes import bounding_box, components, polygon_mask
+from polypforge.proposals.plan import measure_lesions
+from polypforge.quality.agreement import bootstrap_interval, wilson_interval
+from polypforge.quality.gate import Verdict, drawn_lesion
+from polypforge.quality.neighbours import descriptor, nearest
+from polypforge.reporting.charts import paired_histogram, place_map
+from polypforge.reporting.page import Page, Picture, write_page
+from polypforge.reporting.panels import data_uri, strip
+from polypforge.workflows.opened import Opened
+
+SHOWN, SHOWN_REJECTED, SHOWN_NEIGHBOURS, COMPARED_REAL = 24, 6, 9, 250
+COPY_CORRELATION = 0.95  # above it a synthetic lesion is named as a possible copy
+
+
+def write_report(out: Path, opened: Opened, load, store: CaseStore, made: list[Request], accepted: list[Request], verdicts: dict[str, Verdict], references: list[Attributes], calibration: list[float], settings: dict[str, Any]) -> Path:  # fmt: skip
+    """Write `report.html` into `out` and return its path."""
+    rejected = [r for r in made if not verdicts[r.id].kept]
+    results = {r.id: store.load(r.id) for r in [*accepted, *rejected[:SHOWN_REJECTED]]}
+    synthetic = [a for r in accepted for a in _measure(results[r.id], r)]
+    pictures, top, text = _neighbours(opened, load, accepted, results)
+    page = Page(
+        title="PolypForge: expanded data set",
+        lead=f"{len(accepted)} synthetic cases made from {len(opened.cases('train'))} real ones of {opened.source.path.name}.",
+        numbers=_numbers(made, accepted, verdicts, calibration),
+        warnings=_warnings(opened, made, accepted, top, int(settings["num"])),
+        accepted=[_picture(r, results[r.id], load, store, verdicts) for r in accepted[:SHOWN]],
+        rejected=[_picture(r, results[r.id], load, store, verdicts) for r in rejected[:SHOWN_REJECTED]],
+        reasons=_reasons(rejected, verdicts, len(made)),
+        charts=_charts(references, synthetic, opened, load, accepted, results),
+        neighbours=pictures,
+        neighbours_text=text,
+        findings=[{"kind": k, "count": n} for k, n in opened.report.counts().items()],
+        loading=LOADING.format(out=out),
+        settings=[{"name": k, "value": str(v)} for k, v in settings.items()],
+    )
+    write_page(out / "report.html", page)
+    return out / "report.html"
+
+
+LOADING = """import datasets
+cases = datasets.load_dataset("imagefolder", data_dir="{out}", split="train")
+print(cases[0]["image"], cases[0]["mask"], cases[0]["boxes"])
+
+import polypforge
+for case in polypforge.load_dataset("{out}"):
+    case.image, case.mask, case.provenance.get("synthetic", False)"""
+
+
+def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
+    kept = sum(verdicts[r.id].kept for r in made)
+    low, high = wilson_interval(kept, len(made))
+    scores = [verdicts[r.id].score or 0.0 for r in accepted]
+    numbers = [
+        {"value": str(len(accepted)), "name": "accepted synthetic cases"},
+        {"value": f"{kept / max(1, len(made)):.0%}", "name": f"accepted of {len(made)} made (95 %: {low:.0%}-{high:.0%})"},
+    ]
+    if len(scores) > 1:
+        low, high = bootstrap_interval(scores)
+        numbers.append({"value": f"{np.mean(scores):.2f}", "name": f"label agreement, IoU of accepted, n={len(scores)} (95 %: {low:.2f}-{high:.2f})"})
+    if calibration:
+        passed = sum(s >= 0.7 for s in calibration)
+        low, high = wilson_interval(passed, len(calibration))
+        numbers.append({"value": f"{passed / len(calibration):.0%}", "name": f"of real labels would pass at 0.7, n={len(calibration)} (95 %: {low:.0%}-{high:.0%})"})
+    return numbers
+
+
+def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]:
+    texts = []
+    if len(accepted) < num:
+        texts.append(f"Only {len(accepted)} of {num} cases were reached in {len(made)} tries.")
+    if top >= COPY_CORRELATION:
+        texts.append(f"The closest synthetic lesion correlates {top:.2f} with a real one: look at the nearest neighbours before you share the set.")
+    for reason, names in opened.skipped.items():
+        texts.append(f"{len(names)} case(s) were left out ({reason}): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+    if len(opened.cases("train")) < 50:
+        texts.append(f"Only {len(opened.cases('train'))} real cases: the synthetic ones can't show more variety than the shipped weights bring.")
+    return texts
+
+
+def _window(request: Request, case: Case):
+    region = polygon_mask(list(request.region), case.size)
+    return around_mask(region, 1.9, 72), region
+
+
+def _picture(request: Request, case: Case, load, store: CaseStore, verdicts: dict[str, Verdict]) -> Picture:
+    source = load(request.background)
+    window, region = _window(request, case)
+    label = case.mask if case.mask is not None else np.zeros(case.size, bool)
+    verdict = verdicts[request.id]
+    score = f"IoU {verdict.score:.2f}" if verdict.score is not None else "not scored"
+    edit = "moved from its old place" if request.parent else "repainted" if source.mask is not None and (source.mask & region).any() else "added"
+    why = f" · rejected: {verdict.reason}" if not verdict.kept else ""
+    return Picture(data_uri(strip(source.image, case.image, region, label, window)), f"{request.id} · {edit} · {score}{why}")
+
+
+def _reasons(rejected, verdicts, made: int) -> list[dict[str, Any]]:
+    counts = Counter(verdicts[r.id].reason for r in rejected)
+    return [{"reason": reason, "count": n, "share": f"{n / made:.0%}"} for reason, n in counts.most_common()]
+
+
+def _measure(case: Case, request: Request) -> list[Attributes]:
+    if case.mask is None:
+        return []
+    part = drawn_lesion(case, polygon_mask(list(request.region), case.size))
+    return measure_lesions(Case(case.name, case.image, part)) if part.any() else []
+
+
+def _centre(mask: np.ndarray) -> tuple[float, float]:
+    x0, y0, x1, y1 = bounding_box(mask)
+    return (x0 + x1) / 2 / mask.shape[1], (y0 + y1) / 2 / mask.shape[0]
+
+
+def _charts(references, synthetic, opened: Opened, load, accepted, results) -> list[str]:
+    ranges = {
+        "size": ("size: sqrt(lesion area / field of view)", 0.0, 0.8),
+        "elongation": ("elongation: minor / major axis", 0.2, 1.0),
+        "solidity": ("solidity: area / convex hull", 0.6, 1.0),
+        "delta_l": ("lighter than surroundings (CIELAB L)", -25.0, 25.0),
+        "delta_a": ("redder than surroundings (CIELAB a)", -12.0, 20.0),
+        "contrast": ("contrast inside (sd of L)", 2.0, 25.0),
+    }
+    charts = [paired_histogram(t, [getattr(a, k) for a in references], [getattr(a, k) for a in synthetic], lo, hi) for k, (t, lo, hi) in ranges.items()]
+    real = [load(c.name) for c in opened.cases("train")[:60]]
+    places = [_centre(c.mask) for c in real if c.mask is not None and c.mask.any()]
+    made = [_centre(drawn_lesion(results[r.id], polygon_mask(list(r.region), results[r.id].size))) for r in accepted]
+    return [*charts, place_map("where real lesions lie", places, "#7a8794"), place_map("where synthetic lesions lie", made, "#d9714e")]
+
+
+def _neighbours(opened: Opened, load, accepted, results) -> tuple[list[Picture], float, str]:
+    """The accepted cases with the most similar real lesions, the highest correlation, and a sentence on what it means."""
+    real: list[tuple[Case, np.ndarray]] = []
+    for entry in opened.cases("train"):
+        if len(real) >= COMPARED_REAL:
+            break
+        case = load(entry.name)
+        real += [(case, lesion) for lesion in components(case.mask, 60)] if case.mask is not None else []
+    lesions = [(results[r.id], drawn_lesion(results[r.id], polygon_mask(list(r.region), results[r.id].size))) for r in accepted]
+    if not real or not lesions:
+        return [], 0.0, "There was nothing to compare."
+    bank = [descriptor(c.image, m) for c, m in real]
+    found = nearest([descriptor(c.image, m) for c, m in lesions], bank)
+    among_real = []
+    for i, view in enumerate(bank):
+        others = bank[:i] + bank[i + 1 :]
+        if others:
+            among_real.append(nearest([view], others)[0].correlation)
+    order = sorted(range(len(found)), key=lambda i: -found[i].correlation)[:SHOWN_NEIGHBOURS]
+    pictures = []
+    for i in order:
+        case, lesion = lesions[i]
+        other, twin = real[found[i].index]
+        pair = [around_mask(m, 1.5, 32).crop(c.image, 160) for c, m in ((case, lesion), (other, twin))]
+        gap = np.full((160, 3, 3), 255, np.uint8)
+        caption = f"{accepted[i].id} (left) and real '{other.name}': correlation {found[i].correlation:.2f}"
+        pictures.append(Picture(data_uri(cv2.hconcat([pair[0], gap, pair[1]])), caption))
+    top = found[order[0]].correlation
+    synthetic_level = float(np.quantile([f.correlation for f in found], 0.95))
+    text = (
+        f"The synthetic lesions that look most like one of {len(real)} real ones (grey windows of 24x24, any turn or mirror image; 1 is a copy). 95th percentile: "
+        f"{synthetic_level:.2f} for synthetic to real"
+    )
+    text += f", {np.quantile(among_real, 0.95):.2f} for real to other real lesions." if among_real else "."
+    return pictures, top, text

@@ -1,0 +1,152 @@
+"""`polypforge train`: a recipe, or the judge, on one or more data sets, in a run folder that the same command resumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polypforge.core.config import from_dict, override, read_yaml
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import write_json
+from polypforge.core.images import write_png
+from polypforge.core.seeding import content_hash
+from polypforge.core.types import POLYP, Case, Request
+from polypforge.core.window import around_mask
+from polypforge.data.prepared import Prepared
+from polypforge.masks.shapes import box_mask, polygon_mask
+from polypforge.models.trainable import Trainable
+from polypforge.phantom.render import render
+from polypforge.proposals.places import loosened, region_polygon
+from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
+from polypforge.recipes import RECIPES, Job, Recipe, recipe_class
+from polypforge.reporting.panels import sheet, strip
+from polypforge.training.config import TrainingConfig
+from polypforge.training.loop import Trainer
+from polypforge.workflows.opened import Opened, open_checked
+from polypforge.workflows.run_folder import claim, versions
+
+PREVIEWS = 12
+
+
+@dataclass(frozen=True)
+class PhantomMix:
+    """frames: how many phantom frames join the training cases. size: their side in pixels. first_seed: of the first frame."""
+
+    frames: int = 0
+    size: int = 400
+    first_seed: int = 0
+
+
+def shipped_config(name: str, size: str = "starter") -> Path:
+    return Path(str(files("polypforge") / "configs" / name / f"{size}.yaml"))
+
+
+def trainable_names() -> list[str]:
+    return [*RECIPES, WindowSegmenter.name]
+
+
+def build(name: str, model: dict[str, Any], where: str) -> Trainable:
+    """An untrained model from the `model` section of a configuration."""
+    if name == WindowSegmenter.name:
+        return WindowSegmenter(from_dict(SegmenterConfig, model, where))
+    cls = recipe_class(name)
+    return cls(from_dict(cls.config_class, model, where))
+
+
+def train(name: str, data: Sequence[str | Path], out: str | Path, *, config: str | Path | None = None, assignments: Sequence[str] = (), budget_seconds: float | None = None, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:  # fmt: skip
+    """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
+
+    config: YAML with the sections model, training and phantom (default: the shipped starter). Raises UserError.
+    """
+    if name not in trainable_names():
+        raise UserError(f"'{name}' can't be trained: choose one of {', '.join(trainable_names())}.")
+    out = Path(out)
+    path = Path(config) if config else shipped_config(name)
+    values = override(read_yaml(path), assignments)
+    if set(values) - {"model", "training", "phantom"}:
+        raise UserError(f"{path}: sections are model, training and phantom, not {', '.join(sorted(set(values) - {'model', 'training', 'phantom'}))}.")
+    if budget_seconds is not None:
+        values["training"] = dict(values.get("training") or {}) | {"budget_seconds": budget_seconds}
+    training = from_dict(TrainingConfig, values.get("training") or {}, f"{path}: training")
+    phantom = from_dict(PhantomMix, values.get("phantom") or {}, f"{path}: phantom")
+    torch.manual_seed(training.seed)
+    model = build(name, values.get("model") or {}, f"{path}: model")
+    if not data and not phantom.frames:
+        raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
+    main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
+    settings = {"name": name, "data": [str(Path(d).resolve()) for d in data], "config": {k: v for k, v in values.items() if k != "training"}}
+    settings["training"] = {k: v for k, v in asdict(training).items() if k not in ("max_steps", "budget_seconds")}
+    if main:
+        claim(out, f"train {name}", settings)
+    opened = [open_checked(Path(d), skip_bad=skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data]
+    train_cases = [c.load() for o in opened for c in o.cases("train")]
+    held_cases = [c.load() for o in opened for c in o.cases("val")]
+    train_cases += [render(phantom.first_seed + i, phantom.size) for i in range(phantom.frames)]
+    if not held_cases:
+        held_cases = [render(10**6 + i, phantom.size) for i in range(16)]
+    console.print(
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
+    )
+    pool, held = model.prepare(train_cases), model.prepare(held_cases)
+    preview = _previewer(out, held) if isinstance(model, Recipe) else None
+    trainer = Trainer(model, pool, held, out, training, preview, device)
+    progress = trainer.run()
+    result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress)}
+    result["data"] = {str(d): _left_out(o) for d, o in zip(data, opened, strict=True)}
+    if main:
+        write_json(out / "result.json", result)
+    return result
+
+
+def _left_out(opened: Opened) -> dict[str, Any]:
+    return {"train": len(opened.cases("train")), "val": len(opened.cases("val")), "test": len(opened.cases("test")), "left out": opened.skipped}
+
+
+def _end(training: TrainingConfig) -> str:
+    ends = []
+    if training.max_steps:
+        ends.append(f"{training.max_steps} steps")
+    if training.budget_seconds:
+        ends.append(f"{training.budget_seconds / 60:.1f} min of training")
+    return " or ".join(ends) + "; Ctrl-C stops, the same command resumes"
+
+
+def preview_jobs(held: Sequence[Prepared], count: int = PREVIEWS) -> list[Job]:
+    """Repaint the first lesions of the validation cases: as a polyp, with everything but the class left to the model."""
+    jobs = []
+    for prepared in held:
+        case = prepared.case
+        if prepared.boxes and len(jobs) < count:
+            lesion = box_mask(prepared.boxes[0], case.size)
+            lesion = lesion & case.mask if case.mask is not None else lesion
+            region = loosened(lesion, 0.12) & prepared.field
+            if region.sum() > 200:
+                jobs.append(Job(Request(case.name, POLYP, region_polygon(region), seed=len(jobs)), case))
+    return jobs
+
+
+def preview_sheet(jobs: Sequence[Job], results: Sequence[Case], columns: int = 2):
+    """Strips of source, region, result and label."""
+    tiles = []
+    for job, result in zip(jobs, results, strict=True):
+        region = polygon_mask(list(job.request.region), result.size)
+        label = result.mask if result.mask is not None else region & False
+        tiles.append(strip(job.background.image, result.image, region, label, around_mask(region, 1.9, 72)))
+    return sheet(tiles, columns)
+
+
+def _previewer(out: Path, held: Sequence[Prepared]):
+    jobs = preview_jobs(held)
+
+    def preview(model: Trainable, step: int) -> None:
+        if jobs and isinstance(model, Recipe):
+            write_png(out / "previews" / f"step-{step:07d}.png", preview_sheet(jobs, model.generate(jobs)))
+
+    return preview
