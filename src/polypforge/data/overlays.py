@@ -24,11 +24,7 @@ def overlay_text(image: Image) -> Mask:
     dull = small.max(-1).astype(np.int16) - small.min(-1) < 100
     strokes = ((thin > 38) & dull).astype(np.uint8)
     count, _, stats, centres = cv2.connectedComponentsWithStats(strokes, connectivity=8)
-    letters = [
-        (*stats[i][:4], centres[i][1])
-        for i in range(1, count)
-        if 4 <= stats[i][cv2.CC_STAT_HEIGHT] <= 22 and 1 <= stats[i][cv2.CC_STAT_WIDTH] <= 26 and stats[i][cv2.CC_STAT_AREA] >= 5
-    ]
+    letters = [(*stats[i][:4], centres[i][1]) for i in range(1, count) if _like_letters(*stats[i][2:])]
     found = np.zeros(grey.shape, bool)
     for line in _lines(letters):
         x0, y0 = min(c[0] for c in line), min(c[1] for c in line)
@@ -37,8 +33,15 @@ def overlay_text(image: Image) -> Mask:
     return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
+def _like_letters(width: int, height: int, area: int) -> bool:
+    """One letter, or a run of letters that touch: as high as a letter and, when wide, full of gaps."""
+    if not 4 <= height <= 22 or area < 5:
+        return False
+    return width <= 26 or (width <= 14 * height and area < 0.7 * width * height)
+
+
 def _lines(letters: list[tuple]) -> list[list[tuple]]:
-    """Runs of at least three letters, side by side, of like height and on one base line."""
+    """Runs of at least three letters in two parts or more, side by side, of like height and on one base line."""
     letters = sorted(letters)
     free = set(range(len(letters)))
     lines = []
@@ -55,7 +58,8 @@ def _lines(letters: list[tuple]) -> list[list[tuple]]:
             if i in free and gap >= -1 and aligned:
                 line.append(i)
                 last = letters[i]
-        if len(line) >= 3:
+        count = sum(max(1.0, letters[i][2] / max(1, letters[i][3])) for i in line)
+        if len(line) >= 2 and count >= 3:
             free -= set(line)
             lines.append([letters[i] for i in line])
     return lines

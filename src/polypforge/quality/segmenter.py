@@ -37,7 +37,7 @@ class SegmenterConfig:
     encoder: str = "tu-resnet10t"
     depth: int = 4
     decoder: tuple[int, ...] = (128, 64, 32, 16)
-    window_px: int = 128
+    window_px: int = 96
     window_scale: tuple[float, float] = (1.35, 3.6)
     empty_share: float = 0.3
 

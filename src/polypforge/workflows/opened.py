@@ -72,8 +72,8 @@ def run_check(source: Source, cache: Path | None = None) -> CheckReport:
 def open_checked(data: Path, layout: str = "auto", skip_bad: bool = False, val_share: float = 0.1, cache: Path | None = None, min_lesions: int = MIN_LESIONS) -> Opened:  # fmt: skip
     """Open, check and split `data`. Bad files stop it with UserError unless `skip_bad`, which leaves them out and says so.
 
-    Cases that come with a split keep it; a training case that is a near-duplicate of a held-out case is left out. The others are
-    divided into train and val by group.
+    Cases that come with a split keep it, but where no val is given, a share of the training groups becomes val. A training case
+    that is a near-duplicate of a held-out case is left out.
     """
     source = open_source(data, layout)
     report = run_check(source, cache)
@@ -95,6 +95,9 @@ def open_checked(data: Path, layout: str = "auto", skip_bad: bool = False, val_s
         skipped["near-duplicate of a held-out case"] = sorted(leaking)
         console.print(f"Leaving out {len(leaking)} training case(s) that are near-duplicates of held-out ones.")
         cases = [c for c in cases if c.name not in leaking]
+    if not any(c.split == "val" for c in cases):
+        for case in cases:
+            case.split = "" if case.split == "train" else case.split
     names = {c.name for c in cases}
     links = [(a, b) for a, b in report.pairs if a in names and b in names]
     split = split_cases(cases, links, {"train": 1 - val_share, "val": val_share})

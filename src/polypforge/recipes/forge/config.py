@@ -26,7 +26,7 @@ class ForgeConfig:
     base_px: int = 64
     detail_px: int = 256
     detail_crop_px: int = 128
-    detail_batch_share: float = 0.375
+    detail_batch_share: float = 0.25
     window_scale: float = 1.75
     min_window_px: int = 72
     normal_share: float = 0.25

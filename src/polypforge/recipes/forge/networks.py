@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from polypforge.diffusion.flow import mix, sample_times, velocity_loss
 from polypforge.models.attribute_embedding import AttributeEmbedding
+from polypforge.models.fill import smooth_fill
 from polypforge.models.unet import apply_unet, build_unet
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM
 
 STATE = 4  # red, green, blue, mask, all in [-1, 1]
-CONTEXT = 5  # masked red, green, blue; region; field of view
+CONTEXT = 5  # red, green, blue with the region filled in; region; field of view
 
 
 def context(image: Tensor, region: Tensor, field: Tensor) -> Tensor:
-    """(B, 5, H, W): the image with the region blanked, the region and the field of view as 0 / 1."""
-    return torch.cat([image * (1 - region), region, field], 1)
+    """(B, 5, H, W): the image with the region filled smoothly from its surroundings, the region and the field as 0 / 1.
+
+    Nothing of the image inside the region shows; pixels outside the field of view give no colour to the filling.
+    """
+    filled = smooth_fill(image, (1 - region) * field)
+    return torch.cat([image * (1 - region) + filled * region, region, field], 1)
 
 
 def shrink(image: Tensor, region: Tensor, field: Tensor, factor: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,8 +44,13 @@ class BaseStage(nn.Module):
         self.embedding = embedding or AttributeEmbedding(VECTOR_DIM, 4 * config.base.widths[0])
 
     def forward(self, z: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Predicted clean (B, 4, S, S). cond: context (B, 5, S, S), vector (B, VECTOR_DIM)."""
-        return apply_unet(self.unet, torch.cat([z, cond["context"]], 1), time, self.config.base.patch_px, self.embedding(cond["vector"]))
+        """Predicted clean (B, 4, S, S): the filled surroundings plus the network's correction; the mask has no such start.
+
+        cond: context (B, 5, S, S), vector (B, VECTOR_DIM).
+        """
+        embedding = self.embedding(cond["vector"])
+        correction = apply_unet(self.unet, torch.cat([z, cond["context"]], 1), time, self.config.base.patch_px, embedding)
+        return correction + F.pad(cond["context"][:, :3], (0, 0, 0, 0, 0, 1))
 
 
 class DetailStage(nn.Module):

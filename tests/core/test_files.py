@@ -1,0 +1,52 @@
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import inside, read_jsonl, whole_file, whole_folder, write_jsonl
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "f") as folder:
+        (folder / "x").write_text("1")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(tmp_path / "f") as folder:
+        (folder / "x").write_text("1")
+    assert (tmp_path / "f" / "x").read_text() == "1"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_manifests_cannot_point_outside(tmp_path, name):
+    with pytest.raises(UserError, match="outside"):
+        inside(tmp_path, name)
+
+
+def test_links_that_leave_the_folder_are_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError):
+        inside(tmp_path / "data", "link/x")
+
+
+def test_bad_json_line_is_named(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"a": 1}\n\n{oops}\n')
+    with pytest.raises(UserError, match="line 3"):
+        read_jsonl(path)
+    write_jsonl(path, [{"a": 1}, {"b": "ü"}])
+    assert read_jsonl(path) == [{"a": 1}, {"b": "ü"}]
+
+
+def test_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="can't be written"), whole_file(tmp_path / "file" / "below"):
+        pass

@@ -1,0 +1,165 @@
+"""Each layout is written as its publisher lays it out, then read."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as PIL
+
+from polypforge.core.errors import UserError
+from polypforge.data.layouts import open_source
+
+IMAGE = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
+MASK = np.zeros((96, 128), np.uint8)
+MASK[20:50, 40:90] = 255
+BOX = (40, 20, 90, 50)
+
+
+def put(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.fromarray(array).save(path)
+
+
+PAIRS = {
+    "kvasir": ("images/a.png", "masks/a.png"),
+    "hyperkvasir": ("segmented-images/images/a.png", "segmented-images/masks/a.png"),
+    "clinicdb": ("Original/1.tif", "Ground Truth/1.tif"),
+    "etis": ("ETIS-LaribPolypDB/12.tif", "Ground Truth/p12.tif"),
+    "polypgen": ("data_C1/images_C1/x.png", "data_C1/masks_C1/x_mask.png"),
+}
+
+
+@pytest.mark.parametrize("layout", PAIRS)
+def test_pairs(tmp_path, layout):
+    image, mask = PAIRS[layout]
+    put(tmp_path / image, IMAGE)
+    put(tmp_path / mask, MASK)
+    source = open_source(tmp_path)
+    case = next(iter(source))
+    assert len(source) == 1 and not source.unpaired
+    assert (case.mask == (MASK > 0)).all() and case.boxes == (BOX,) and case.label == "polyp"
+
+
+def test_equal_names_in_two_centres_do_not_collide(tmp_path):
+    for centre in ("C1", "C2"):
+        put(tmp_path / f"data_{centre}/images_{centre}/x.png", IMAGE)
+        put(tmp_path / f"data_{centre}/masks_{centre}/x_mask.png", MASK if centre == "C1" else MASK * 0)
+    cases = {c.name: c for c in open_source(tmp_path)}
+    assert len(cases) == 2
+    assert sorted(c.label for c in cases.values()) == ["normal", "polyp"]
+
+
+def test_files_without_partner_are_listed(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "images/b.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    put(tmp_path / "masks/c.png", MASK)
+    source = open_source(tmp_path)
+    assert len(source) == 1 and sorted(p.name for p in source.unpaired) == ["b.png", "c.png"]
+
+
+def test_two_masks_for_one_image_are_refused(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    put(tmp_path / "masks/a_mask.png", MASK)
+    with pytest.raises(UserError, match="has 2 masks"):
+        open_source(tmp_path)
+
+
+def test_kvasir_json(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    box = {"label": "polyp", "xmin": 40, "ymin": 20, "xmax": 90, "ymax": 50}
+    (tmp_path / "kavsir_bboxes.json").write_text(json.dumps({"a": {"height": 96, "width": 128, "bbox": [box]}}))
+    case = next(iter(open_source(tmp_path)))
+    assert case.boxes == (BOX,) and case.mask is None
+
+
+def test_coco(tmp_path):
+    put(tmp_path / "train2017/a.png", IMAGE)
+    put(tmp_path / "train2017/b.png", IMAGE)
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    notes = [{"id": 7, "image_id": 1, "bbox": [40, 20, 50, 30], "category_id": 1}]
+    (tmp_path / "instances.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": []}))
+    cases = {c.name: c for c in open_source(tmp_path)}
+    assert cases["a"].boxes == (BOX,) and cases["b"].label == "normal"
+
+
+def test_yolo(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text(f"0 {65 / 128} {35 / 96} {50 / 128} {30 / 96}\n")
+    assert next(iter(open_source(tmp_path))).boxes == (BOX,)
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5\n")
+    with pytest.raises(UserError, match="five numbers"):
+        open_source(tmp_path)
+
+
+def test_ldpolypvideo(tmp_path):
+    put(tmp_path / "Images/3/0001.png", IMAGE)
+    put(tmp_path / "Images/3/0002.png", IMAGE)
+    (tmp_path / "Annotations/3").mkdir(parents=True)
+    (tmp_path / "Annotations/3/0001.txt").write_text("1\n40 20 90 50\n")
+    (tmp_path / "Annotations/3/0002.txt").write_text("0\n")
+    cases = list(open_source(tmp_path))
+    assert cases[0].boxes == (BOX,) and cases[0].group == cases[1].group == "video-3" and cases[1].label == "normal"
+    (tmp_path / "Annotations/3/0002.txt").write_text("2\n1 1 5 5\n")
+    with pytest.raises(UserError, match="number of boxes"):
+        open_source(tmp_path)
+
+
+def test_refuge_cup_and_disc(tmp_path):
+    grey = np.full((96, 128), 255, np.uint8)
+    grey[20:60, 30:80] = 128
+    grey[30:50, 45:65] = 0
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "masks/a.bmp", grey)
+    case = next(iter(open_source(tmp_path, "refuge2")))
+    assert case.classes["disc"].sum() == 40 * 50 and case.classes["cup"].sum() == 20 * 20
+    assert not (case.classes["cup"] & ~case.classes["disc"]).any()
+
+
+def test_neopolyp_colours(tmp_path):
+    colour = np.zeros((96, 128, 3), np.uint8)
+    colour[10:30, 10:30, 0] = 250
+    colour[50:70, 60:90, 1] = 240
+    put(tmp_path / "train/train/a.png", IMAGE)
+    put(tmp_path / "train_gt/train_gt/a.png", colour)
+    case = next(iter(open_source(tmp_path)))
+    assert case.classes["neoplastic"].sum() == 400 and case.classes["non_neoplastic"].sum() == 600
+    assert case.mask.sum() == 1000
+
+
+def test_normal_frames_must_be_said(tmp_path):
+    put(tmp_path / "a.png", IMAGE)
+    with pytest.raises(UserError, match="--layout normal"):
+        open_source(tmp_path)
+    assert next(iter(open_source(tmp_path, "normal"))).label == "normal"
+
+
+def test_lists_give_splits_and_wrong_names_are_named(tmp_path):
+    for name in "abc":
+        put(tmp_path / f"images/{name}.png", IMAGE)
+        put(tmp_path / f"masks/{name}.png", MASK)
+    (tmp_path / "test.txt").write_text("b.png\n")
+    assert {c.name: c.split for c in open_source(tmp_path).cases} == {"a": "train", "b": "test", "c": "train"}
+    (tmp_path / "test.txt").write_text("zzz.png\n")
+    with pytest.raises(UserError, match="zzz"):
+        open_source(tmp_path)
+
+
+def test_empty_and_missing_folders(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        open_source(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        open_source(tmp_path / "none")
+    with pytest.raises(UserError, match="unknown layout"):
+        open_source(tmp_path, "dicom")
+
+
+@pytest.mark.real
+def test_real_sets_open(real_data):
+    kvasir = open_source(real_data / "kvasir-seg")
+    assert len(kvasir) == 800 and sum(c.split == "test" for c in kvasir.cases) == 160
+    polypgen = open_source(real_data / "polypgen")
+    assert len(polypgen) == 992 and sum(c.split == "test" for c in polypgen.cases) == 208
+    assert sum(c.label == "normal" for c in polypgen.cases) == 120

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, dilate, enlarge, erode, inner_distance, outline, polygon_mask
+
+
+def test_box_and_mask_are_inverse():
+    assert bounding_box(box_mask((3, 4, 10, 20), (30, 30))) == (3, 4, 10, 20)
+    with pytest.raises(ValueError):
+        bounding_box(np.zeros((5, 5), bool))
+
+
+def test_components_are_sorted_by_size_and_joined_over_corners():
+    mask = np.zeros((20, 20), bool)
+    mask[0:2, 0:2] = mask[2:4, 2:4] = True  # touch at a corner: one component
+    mask[10:15, 10:15] = True
+    assert component_boxes(mask) == ((10, 10, 15, 15), (0, 0, 4, 4))
+    assert component_boxes(mask, min_area_px=10) == ((10, 10, 15, 15),)
+
+
+def test_enlarge_is_clipped():
+    assert enlarge((2, 2, 10, 28), 5, (30, 40)) == (0, 0, 15, 30)
+
+
+def test_dilate_and_erode_are_round():
+    point = np.zeros((41, 41), bool)
+    point[20, 20] = True
+    disc = dilate(point, 10)
+    ys, xs = np.mgrid[:41, :41]
+    assert (disc == (np.hypot(ys - 20, xs - 20) <= 10)).all()
+    assert erode(disc, 9).sum() < 12
+    assert erode(np.ones((9, 9), bool), 2).sum() == 25  # the frame's edge counts as outside
+
+
+def test_inner_distance_known_answer():
+    assert inner_distance(box_mask((2, 2, 7, 7), (9, 9)))[4].tolist() == pytest.approx([0, 0, 1, 2, 3, 2, 1, 0, 0], abs=1e-3)
+
+
+def test_outline_redraws_the_mask():
+    mask = box_mask((5, 5, 25, 18), (40, 40))
+    assert (polygon_mask(outline(mask), (40, 40)) == mask).all()
