@@ -15,7 +15,9 @@ def cases(count, group=lambda i: "", split=lambda i: ""):
     return [SourceCase(f"c{i}", Path(f"c{i}.png"), group=group(i), split=split(i)) for i in range(count)]
 
 
-links_of = st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=30).map(lambda p: [(f"c{a}", f"c{b}") for a, b in p if a != b])
+links_of = st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=30).map(
+    lambda p: [(f"c{a}", f"c{b}") for a, b in p if a != b]
+)
 
 
 @settings(max_examples=50, deadline=None)

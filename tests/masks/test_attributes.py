@@ -35,7 +35,10 @@ def test_darker_lesions_have_negative_delta():
 def test_a_plus_is_less_solid_than_a_square():
     square = box_mask((60, 60, 140, 140), (200, 200))
     plus = box_mask((60, 90, 140, 110), (200, 200)) | box_mask((90, 60, 110, 140), (200, 200))
-    assert attributes.measure(scene(plus), plus, FIELD, FIELD).solidity < attributes.measure(scene(square), square, FIELD, FIELD).solidity - 0.2
+    assert (
+        attributes.measure(scene(plus), plus, FIELD, FIELD).solidity
+        < attributes.measure(scene(square), square, FIELD, FIELD).solidity - 0.2
+    )
 
 
 def test_no_lesion_is_an_error():

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from polypforge.masks.pseudo import inscribed_polygon, is_speck, lesion_free_region, lesion_region
 from polypforge.masks.shapes import bounding_box, box_mask, dilate
 
-boxes = st.tuples(st.integers(5, 60), st.integers(5, 60), st.integers(20, 100), st.integers(20, 100)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+boxes = st.tuples(st.integers(5, 60), st.integers(5, 60), st.integers(20, 100), st.integers(20, 100)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
 
 
 @settings(max_examples=60, deadline=None)

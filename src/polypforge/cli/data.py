@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ DataArgument = Annotated[Path, typer.Argument(help="Folder with the data.")]
 def check(
     data: DataArgument,
     layout: Layout = "auto",
-    overlays: Annotated[Optional[Path], typer.Option(help="Write one picture a case here: label, field of view, burnt-in text.")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Write one picture a case here: label, field of view, burnt-in text.")] = None,
     as_json: JsonOut = False,
 ) -> None:
     """Report what is wrong or remarkable, file by file. Exit code 1 when some files can't be used."""
@@ -51,7 +51,9 @@ def split(
     data: DataArgument,
     shares: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Another seed draws another split.")] = 0,
-    out: Annotated[Optional[Path], typer.Option(help="Write train.txt, val.txt and test.txt here; default: the data-set folder's metadata.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write train.txt, val.txt and test.txt here; default: the data-set folder's metadata.")
+    ] = None,
     as_json: JsonOut = False,
 ) -> None:
     """Divide by group and near-duplicate. Splits given earlier stay, also when files are added."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def expand(
     out: Annotated[Path, typer.Option(help="Folder for the expanded data set. The same command resumes an interrupted run.")],
     num: Annotated[int, typer.Option(help="How many accepted synthetic cases to make.")],
     model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
-    budget: Annotated[Optional[str], typer.Option(help="Fine-tune on the data for so long first (90s, 15m, 2h).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Fine-tune on the data for so long first (90s, 15m, 2h).")] = None,
     min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
@@ -56,17 +56,23 @@ def expand(
         data, out, num, model=model, budget_seconds=duration(budget), min_iou=min_iou, layout=layout, skip_bad=skip_bad,
         synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
     )  # fmt: skip
-    emit(result.to_json(), as_json, f"{result.accepted} accepted of {result.made} made, {result.real} real cases, in {result.seconds:.0f} s\n{result.report}")
+    emit(
+        result.to_json(),
+        as_json,
+        f"{result.accepted} accepted of {result.made} made, {result.real} real cases, in {result.seconds:.0f} s\n{result.report}",
+    )
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="forge, or window_segmenter (the judge).")],
     out: Annotated[Path, typer.Option(help="Run folder. The same command resumes it.")],
-    data: Annotated[Optional[list[Path]], typer.Option(help="A data set; may be given several times.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="YAML with the sections model, training, phantom. Default: the shipped starter.yaml.")] = None,
-    assignments: Annotated[Optional[list[str]], typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
-    budget: Annotated[Optional[str], typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="A data set; may be given several times.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with the sections model, training, phantom. Default: the shipped starter.yaml.")
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
     as_json: JsonOut = False,
@@ -74,8 +80,19 @@ def train(
     """Train a recipe or the judge. Checkpoints, validation, previews and TensorBoard logs go to the run folder."""
     from polypforge.workflows.train import train as run
 
-    result = run(recipe, data or [], out, config=config, assignments=assignments or [], budget_seconds=duration(budget), device=device, skip_bad=skip_bad)
-    emit(result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}")
+    result = run(
+        recipe,
+        data or [],
+        out,
+        config=config,
+        assignments=assignments or [],
+        budget_seconds=duration(budget),
+        device=device,
+        skip_bad=skip_bad,
+    )
+    emit(
+        result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}"
+    )
 
 
 @app.command()
@@ -83,8 +100,8 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the cases. The same command finishes what is left.")],
     data: Annotated[Path, typer.Option(help="The frames to repaint.")],
     model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
-    requests: Annotated[Optional[Path], typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
-    num: Annotated[Optional[int], typer.Option(help="How many cases to plan when no requests are given.")] = None,
+    requests: Annotated[Path | None, typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
+    num: Annotated[int | None, typer.Option(help="How many cases to plan when no requests are given.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
     batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
     layout: Layout = "auto",
@@ -141,12 +158,11 @@ def main() -> None:
     from polypforge.core.errors import UserError
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         print(f"polypforge: {error}", file=sys.stderr)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("polypforge: stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
@@ -161,5 +177,3 @@ def _usage_error(error: Exception) -> None:
     if show is not None:
         print(f"polypforge: {show()}", file=sys.stderr)
         sys.exit(2)
-
-

@@ -54,7 +54,9 @@ def read_image(path: Path) -> Image:
     """
     picture = _open(path)
     if picture.getexif().get(_ORIENTATION, 1) != 1:
-        raise UserError(f"{path} carries an EXIF rotation, which its mask may not follow: rotate the pixels (exiftran -a) and save it again.")
+        raise UserError(
+            f"{path} carries an EXIF rotation, which its mask may not follow: rotate the pixels (exiftran -a) and save it again."
+        )
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         raise UserError(f"{path} has more than 8 bits a channel ({picture.mode}): convert it to 8-bit RGB.")
     if picture.mode == "CMYK":

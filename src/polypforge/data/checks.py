@@ -120,7 +120,9 @@ def _mask_findings(case: SourceCase, loaded: Case) -> list[Finding]:
     if len(case.mask_paths) == 1 and not loaded.classes:
         share = soft_share(read_grey(where))
         if share > SOFT_SHARE:
-            text = f"{where} has soft edges ({share:.0%} of its lesion is neither black nor white): pixels from {LESION_LEVEL} up count as lesion."
+            text = (
+                f"{where} has soft edges ({share:.0%} of its lesion is neither black nor white): from {LESION_LEVEL} up counts as lesion."
+            )
             return [Finding("soft-mask", (case.name,), text)]
     return []
 

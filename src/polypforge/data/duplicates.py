@@ -43,7 +43,8 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Pair:
-    """Indices a < b of two images; kind is "duplicate", "near-duplicate" or "possible-near-duplicate"; score is the thumbnails' correlation or the matches."""
+    """Indices a < b of two images. kind: "duplicate" (score: the thumbnails' correlation), "near-duplicate" or
+    "possible-near-duplicate" (score: the number of consistent matches)."""
 
     a: int
     b: int
@@ -128,4 +129,3 @@ def find_pairs(prints: Sequence[Fingerprint], advance: Callable[[int], None] | N
         if advance:
             advance(len(candidates))
     return found
-

@@ -28,7 +28,9 @@ def read_data_set(folder: Path) -> Source:
         if "image_file_name" not in row:
             raise UserError(f"{where} lacks 'image_file_name': write the file with `polypforge data import`.")
         masks = {"lesion": row.get("mask_file_name")}
-        masks |= {k.removeprefix("mask_").removesuffix("_file_name"): v for k, v in row.items() if k.startswith("mask_") and k.count("_") > 2}
+        masks |= {
+            k.removeprefix("mask_").removesuffix("_file_name"): v for k, v in row.items() if k.startswith("mask_") and k.count("_") > 2
+        }
         if len(masks) > 1:
             del masks["lesion"]  # the union is made again from the classes
         paths = {name: inside(folder, file) for name, file in masks.items() if file}
@@ -49,7 +51,9 @@ def read_data_set(folder: Path) -> Source:
     return Source(folder, "data set", cases)
 
 
-def write_case(folder: Path, case: Case, image_bytes: bytes | None = None, suffix: str = ".png", text: dict[str, str] | None = None) -> dict[str, Any]:
+def write_case(
+    folder: Path, case: Case, image_bytes: bytes | None = None, suffix: str = ".png", text: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Write one case's files and return its metadata row. `image_bytes` keeps a source file's own encoding."""
     image_name = f"images/{case.name}{suffix}"
     write_bytes(folder / image_name, image_bytes if image_bytes is not None else png_bytes(case.image, text))

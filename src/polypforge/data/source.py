@@ -38,9 +38,8 @@ class SourceCase:
             for part in classes.values():
                 if part.shape != image.shape[:2]:
                     where = self.mask_paths[0] if self.mask_paths else self.image_path
-                    raise UserError(
-                        f"{where} is {part.shape[1]}x{part.shape[0]} but its image {image.shape[1]}x{image.shape[0]}: export them at one size."
-                    )
+                    sizes = f"{part.shape[1]}x{part.shape[0]} but its image {image.shape[1]}x{image.shape[0]}"
+                    raise UserError(f"{where} is {sizes}: export them at one size.")
                 mask = part if mask is None else mask | part
         boxes = component_boxes(mask, 4) if mask is not None else self.boxes
         label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from torch import Tensor
@@ -14,7 +15,7 @@ Denoiser = Callable[..., Tensor]
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
     """First-order integration of dx/dsigma = (x - x0) / sigma, the probability-flow ODE (Karras et al. 2022, equation 4)."""
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in itertools.pairwise(sigmas):
         clean = denoise(x, now, cond)
         x = clean + (then / now) * (x - clean)
     return x
@@ -22,7 +23,7 @@ def euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
 
 def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
     """Second-order integration of the same equation (Karras et al. 2022, algorithm 1); two network calls a step but the last."""
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in itertools.pairwise(sigmas):
         slope = (x - denoise(x, now, cond)) / now
         guess = x + (then - now) * slope
         if then > 0:
@@ -35,7 +36,7 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): second order with one network call a step."""
     previous, last_width = None, None
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in itertools.pairwise(sigmas):
         clean = denoise(x, now, cond)
         if then == 0:
             return clean

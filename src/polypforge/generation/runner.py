@@ -14,7 +14,15 @@ from polypforge.recipes.base import Job, Recipe
 LoadBackground = Callable[[str], Case]
 
 
-def generate(recipe: Recipe, requests: Sequence[Request], load: LoadBackground, store: CaseStore, provenance: dict[str, Any], batch_size: int = 8, advance: Callable[[int], None] | None = None) -> int:  # fmt: skip
+def generate(
+    recipe: Recipe,
+    requests: Sequence[Request],
+    load: LoadBackground,
+    store: CaseStore,
+    provenance: dict[str, Any],
+    batch_size: int = 8,
+    advance: Callable[[int], None] | None = None,
+) -> int:
     """Make every request whose case is not in `store` yet; returns how many were made.
 
     A request with a parent runs after it, on its result. `provenance` (recipe, weights, version ...) is stored with each case.

@@ -73,4 +73,3 @@ def read_requests(path: Path) -> list[Request]:
 
 def write_requests(path: Path, requests: Iterable[Request]) -> None:
     write_jsonl(path, (r.to_json() | {"id": r.id} for r in requests))
-

@@ -22,7 +22,8 @@ SPREAD = np.array([0.16, 0.15, 0.18, 0.05, 9.0, 6.0, 6.0, 4.0], np.float32)
 def measure(image: Image, lesion: Mask, region: Mask, field: Mask, field_area_px: float | None = None) -> Attributes:
     """Attributes of the lesion pixels inside `region`. Works at a bounded resolution (longer side of the crop <= 128 px).
 
-    field_area_px: area of the whole field of view when the arrays show only a part of it, in the arrays' pixels. Raises ValueError when `lesion & region` is empty.
+    field_area_px: area of the whole field of view when the arrays show only a part of it, in the arrays' pixels.
+    Raises ValueError when `lesion & region` is empty.
     """
     lesion = lesion & region
     if not lesion.any():

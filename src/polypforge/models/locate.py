@@ -28,7 +28,9 @@ def locate(model: str, offline: bool = False) -> Path:
     if model.startswith(STARTER):
         folder = starter_root() / model.removeprefix(STARTER)
         if not (folder / "config.json").is_file():
-            raise UserError(f"there are no starter weights '{model}': the package ships {', '.join(STARTER + n for n in starter_names()) or 'none'}.")
+            raise UserError(
+                f"there are no starter weights '{model}': the package ships {', '.join(STARTER + n for n in starter_names()) or 'none'}."
+            )
         return folder
     path = Path(model)
     if path.exists():
@@ -59,7 +61,9 @@ def refuse_pickles(folder: Path) -> None:
     """Weights that can run code when they are opened are never opened."""
     for path in folder.rglob("*"):
         if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
-            raise UserError(f"{path} is a pickle, which can run code when it is opened: convert it with save_pretrained(..., safe_serialization=True).")
+            raise UserError(
+                f"{path} is a pickle, which can run code when it is opened: convert it with save_pretrained(..., safe_serialization=True)."
+            )
 
 
 def weights_hash(folder: Path) -> str:

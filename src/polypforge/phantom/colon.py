@@ -43,7 +43,7 @@ def tube_radius(rng: np.random.Generator, z: Map, angle: Map) -> Map:
         tilt = rng.uniform(-0.35, 0.35) * np.cos(angle - rng.uniform(0, 2 * np.pi))
         wobble = 0.06 * np.cos(3 * angle + rng.uniform(0, 6.3))
         offset = (z[:, None] - position - tilt[None] - wobble[None]) / width
-        radius -= (height * around)[None] * np.exp(-np.abs(offset) ** 1.6).astype(np.float32)
+        radius -= (height * around)[None] * np.exp(-(np.abs(offset) ** 1.6)).astype(np.float32)
         position += rng.uniform(0.35, 1.0)
     return np.maximum(radius, 0.15)
 

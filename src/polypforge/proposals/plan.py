@@ -42,7 +42,9 @@ class Planner:
     names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions.
     """
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Attributes], seed: int, config: PlanConfig) -> None:  # fmt: skip
+    def __init__(
+        self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Attributes], seed: int, config: PlanConfig
+    ) -> None:
         if not names:
             raise UserError("there is no frame to repaint: the data set has no usable training case.")
         if not references:
@@ -105,7 +107,9 @@ class Planner:
             region = loosened(lesion, 0.12) & background.field
             if region.any():
                 parent = requests[-1].id if requests else ""
-                requests.append(Request(background.case.name, NORMAL, region_polygon(region), seed_from(seed, "remove", len(requests)), parent=parent))
+                requests.append(
+                    Request(background.case.name, NORMAL, region_polygon(region), seed_from(seed, "remove", len(requests)), parent=parent)
+                )
         return requests
 
     def _largest(self, background: Prepared) -> np.ndarray:

@@ -90,12 +90,15 @@ def _verdict(case: Case, request: Request, window: Window, found: Mask, config: 
     if request.label != POLYP:
         region = window.crop_mask(polygon_mask(list(request.region), case.size), size)
         left = float((found & region).sum() / max(1, region.sum()))
-        return Verdict(request.id, left <= MAX_LEFT, "" if left <= MAX_LEFT else f"a lesion is still seen in {left:.0%} of the region", 1 - left)
+        return Verdict(
+            request.id, left <= MAX_LEFT, "" if left <= MAX_LEFT else f"a lesion is still seen in {left:.0%} of the region", 1 - left
+        )
     field = window.crop_mask(field_of_view(case.image), size)
     label = case.mask if case.mask is not None else np.zeros(case.size, bool)
     score = iou(found & field, window.crop_mask(label, size) & field)
     if score >= config.min_iou:
         return Verdict(request.id, True, "", score)
-    reason = "the segmenter sees no lesion there" if score < 0.1 else f"the segmenter disagrees with the label (IoU below {config.min_iou:g})"
+    reason = (
+        "the segmenter sees no lesion there" if score < 0.1 else f"the segmenter disagrees with the label (IoU below {config.min_iou:g})"
+    )
     return Verdict(request.id, False, reason, score)
-

@@ -122,7 +122,9 @@ class WindowSegmenter(Trainable):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         model = cls(from_dict(SegmenterConfig, json.loads((folder / "config.json").read_text())["config"]))
-        model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()})
+        model.net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        )
         return model.to(memory_format=torch.channels_last)
 
 

@@ -22,7 +22,8 @@ def paired_histogram(title: str, real: Sequence[float], synthetic: Sequence[floa
             x = left + step * (i + shift)
             bars.append(f'<rect x="{x:.1f}" y="{base - h:.1f}" width="{step * 0.42:.1f}" height="{h:.1f}" fill="{colour}"/>')
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><text x="{left}" y="14" class="t">{escape(title)}</text>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        + f'<text x="{left}" y="14" class="t">{escape(title)}</text>'
         + "".join(bars)
         + f'<line x1="{left}" y1="{base}" x2="{width - left}" y2="{base}" stroke="#999"/>'
         + f'<text x="{left}" y="{base + 14}" class="a">{low:g}</text>'
@@ -34,7 +35,9 @@ def paired_histogram(title: str, real: Sequence[float], synthetic: Sequence[floa
 
 def place_map(title: str, points: Sequence[tuple[float, float]], colour: str) -> str:
     """Lesion centres in the unit square (x right, y down)."""
-    dots = "".join(f'<circle cx="{8 + 134 * x:.1f}" cy="{22 + 110 * y:.1f}" r="2.4" fill="{colour}" fill-opacity="0.55"/>' for x, y in points)
+    dots = "".join(
+        f'<circle cx="{8 + 134 * x:.1f}" cy="{22 + 110 * y:.1f}" r="2.4" fill="{colour}" fill-opacity="0.55"/>' for x, y in points
+    )
     return (
         f'<svg viewBox="0 0 150 150" role="img" aria-label="{escape(title)}"><text x="8" y="14" class="t">{escape(title)}</text>'
         f'<rect x="8" y="22" width="134" height="110" fill="#f4f1ee" stroke="#bbb"/>{dots}'

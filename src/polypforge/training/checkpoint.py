@@ -75,7 +75,11 @@ def _flat(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous().clone() for index, parts in state.items() for key, value in parts.items()}
+    return {
+        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for index, parts in state.items()
+        for key, value in parts.items()
+    }
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -85,5 +89,3 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(saved | {"state": state})
-
-

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.progress import BarColumn, Progress as ProgressBar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from torch.utils.tensorboard import SummaryWriter
 
 from polypforge.core.console import console
@@ -35,7 +36,16 @@ class Trainer:
     resumed equals one that never stopped. `preview(model, step)` is called with the averaged weights in place.
     """
 
-    def __init__(self, model: Trainable, pool: Sequence[Any], validation_pool: Sequence[Any], out: Path, config: TrainingConfig, preview: Preview | None = None, device: str = "auto") -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Trainable,
+        pool: Sequence[Any],
+        validation_pool: Sequence[Any],
+        out: Path,
+        config: TrainingConfig,
+        preview: Preview | None = None,
+        device: str = "auto",
+    ) -> None:
         self.config, self.out, self.preview = config, out, preview
         self.pool, self.validation_pool = pool, validation_pool
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
@@ -48,16 +58,17 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.rank = self.accelerator.process_index
         self.stop_asked = False
+        self._validated_at = self._previewed_at = -1
 
     def run(self) -> Progress:
         """Train until the step or time budget is spent or Ctrl-C; save; return the counters."""
         config, progress = self.config, self.progress
+        first = progress.step
         if progress.step:
             console.print(f"Resuming {self.out} at step {progress.step}.")
         self._drop_later_metrics()
         self.model.train()
         writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=progress.step) if self._is_main else None
-        last = self._last_step()
         with ThreadPoolExecutor(1) as reader, self._interruptible(), self._bar() as bar:
             task = bar.add_task("training", total=1.0, completed=self._share_done())
             coming = reader.submit(self._batch, progress.step)
@@ -82,7 +93,7 @@ class Trainer:
                 if self._due(config.checkpoint_every):
                     self._checkpoint()
             coming.cancel()
-        if progress.step > last:
+        if progress.step > first:  # nothing new is to be said of a run that was finished already
             self._validate(writer)
             self._preview()
         self._checkpoint()
@@ -94,10 +105,6 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             self.accelerator.end_training()
         return progress
-
-    def _last_step(self) -> int:
-        """The last step whose metrics were written by an earlier call of a finished run."""
-        return self.progress.step if self._share_done() >= 1 else self.progress.step - 1
 
     @property
     def _is_main(self) -> bool:
@@ -116,8 +123,8 @@ class Trainer:
             loss, parts = self.wrapped(batch, generator)
         if not torch.isfinite(loss):
             raise UserError(
-                f"the loss is {float(loss)} at step {progress.step}: run again with a lower rate (--set training.learning_rate="
-                f"{config.learning_rate / 3:.0e}) or with training.precision=fp32; the last good checkpoint is in {self.checkpoints.folder}."
+                f"the loss is {float(loss.detach())} at step {progress.step}: run again with a lower rate (--set training.learning_rate="
+                f"{config.learning_rate / 3:.0e}) or training.precision=fp32; the last good checkpoint is in {self.checkpoints.folder}."
             )
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
@@ -143,8 +150,9 @@ class Trainer:
         return every > 0 and self.progress.step % every == 0
 
     def _validate(self, writer: SummaryWriter | None) -> None:
-        if not self._is_main or not self.validation_pool:
+        if not self._is_main or not self.validation_pool or self._validated_at == self.progress.step:
             return
+        self._validated_at = self.progress.step
         batch = self.model.training_batch(self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation"))
         batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
         with self.ema.applied(self.model), torch.no_grad(), self.accelerator.autocast():
@@ -164,8 +172,9 @@ class Trainer:
             self._save("best")
 
     def _preview(self) -> None:
-        if self.preview is None or not self._is_main:
+        if self.preview is None or not self._is_main or self._previewed_at == self.progress.step:
             return
+        self._previewed_at = self.progress.step
         with self.ema.applied(self.model):
             self.model.eval()
             self.preview(self.model, self.progress.step)

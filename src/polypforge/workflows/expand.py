@@ -112,7 +112,9 @@ def expand(
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
     write_jsonl(out / METADATA, real_rows + rows)
     calibration = _calibration(segmenter, opened, load)
-    report = write_report(out, opened, load, store, finals, accepted, verdicts, planner.references, calibration, settings | provenance["versions"])
+    report = write_report(
+        out, opened, load, store, finals, accepted, verdicts, planner.references, calibration, settings | provenance["versions"]
+    )
     reasons: dict[str, int] = {}
     for request in finals:
         if not verdicts[request.id].kept:
@@ -136,17 +138,34 @@ def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
     console.print(
         f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {max(1, round(1.6 * num * each / 60))} min"
-        f"{tuning} ({each:.1f} s a case, most requests accepted) and {num * 0.6 / 1000:.2f} GB of disk. Ctrl-C stops; the same command resumes."
+        f"{tuning} ({each:.1f} s a case, most requests accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 
 
-def _make(recipe: Recipe, segmenter: WindowSegmenter, planner: Planner, load, store: CaseStore, provenance: dict, num: int, gate: GateConfig, batch_size: int, work: Path) -> tuple[list[Request], dict[str, Verdict]]:  # fmt: skip
+def _make(
+    recipe: Recipe,
+    segmenter: WindowSegmenter,
+    planner: Planner,
+    load,
+    store: CaseStore,
+    provenance: dict,
+    num: int,
+    gate: GateConfig,
+    batch_size: int,
+    work: Path,
+) -> tuple[list[Request], dict[str, Verdict]]:
     """Rounds of plan, generate and gate until `num` cases are accepted or MOST_TRIES * num were tried."""
     requests: list[Request] = []
     log = work / "verdicts.jsonl"
     verdicts = {row["id"]: Verdict(**row) for row in (read_jsonl(log) if log.exists() else [])}
     tried = 0
-    columns = (TextColumn("making cases"), BarColumn(), MofNCompleteColumn(), TextColumn("accepted {task.fields[kept]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("making cases"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("accepted {task.fields[kept]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("make", total=num, kept=0)
         while True:
@@ -172,7 +191,9 @@ def _make(recipe: Recipe, segmenter: WindowSegmenter, planner: Planner, load, st
             write_jsonl(log, (v.to_json() for v in verdicts.values()))
 
 
-def _write_accepted(out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gate: GateConfig) -> list[dict[str, Any]]:
+def _write_accepted(
+    out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gate: GateConfig
+) -> list[dict[str, Any]]:
     rows = []
     for request in accepted:
         case = store.load(request.id)

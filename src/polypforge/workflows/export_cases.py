@@ -37,6 +37,19 @@ def copy_real(source: Source, out: Path) -> list[dict[str, Any]]:
 def carries_metadata(content: bytes) -> bool:
     """True when the file holds EXIF, comments or text, which may name a patient."""
     with PIL.open(io.BytesIO(content)) as picture:
-        keys = set(picture.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "gamma", "srgb", "progressive", "progression", "interlace", "chromaticity", "aspect"}
+        keys = set(picture.info) - {
+            "jfif",
+            "jfif_version",
+            "jfif_unit",
+            "jfif_density",
+            "dpi",
+            "gamma",
+            "srgb",
+            "progressive",
+            "progression",
+            "interlace",
+            "chromaticity",
+            "aspect",
+        }
         keys -= {"icc_profile", "adobe", "adobe_transform"}
         return bool(keys) or bool(picture.getexif())

@@ -19,7 +19,9 @@ from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.workflows.device import device_of
 
 
-def gate_folder(folder: Path, *, model: str = "starter:window_segmenter", min_iou: float = 0.7, device: str = "auto", offline: bool = False) -> dict[str, Any]:  # fmt: skip
+def gate_folder(
+    folder: Path, *, model: str = "starter:window_segmenter", min_iou: float = 0.7, device: str = "auto", offline: bool = False
+) -> dict[str, Any]:
     """Verdicts for every finished case of `folder` into gate.jsonl; metadata.jsonl then lists the kept ones only.
 
     Run again with another `min_iou`, it starts from all cases again: nothing is deleted.
@@ -49,7 +51,12 @@ def gate_folder(folder: Path, *, model: str = "starter:window_segmenter", min_io
     parents = {r.parent for r in requests}
     finals = [verdicts[r.id] for r in requests if r.id not in parents]
     reasons = Counter(v.reason for v in finals if not v.kept)
-    return {"judged": len(finals), "kept": sum(v.kept for v in finals), "reasons": dict(reasons.most_common()), "metadata": str(folder / METADATA)}
+    return {
+        "judged": len(finals),
+        "kept": sum(v.kept for v in finals),
+        "reasons": dict(reasons.most_common()),
+        "metadata": str(folder / METADATA),
+    }
 
 
 def spoil_children(requests, verdicts: dict[str, Verdict]) -> None:
@@ -58,5 +65,3 @@ def spoil_children(requests, verdicts: dict[str, Verdict]) -> None:
         parent = verdicts.get(request.parent)
         if parent is not None and not parent.kept and request.id in verdicts:
             verdicts[request.id] = Verdict(request.id, False, "the old lesion was not fully removed", verdicts[request.id].score)
-
-

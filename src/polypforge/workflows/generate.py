@@ -21,7 +21,21 @@ from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import claim, versions
 
 
-def generate_cases(data: Path, out: Path, *, model: str = "starter:forge", requests_file: Path | None = None, num: int | None = None, shard: str = "1/1", batch_size: int = 8, layout: str = "auto", skip_bad: bool = False, seed: int = 0, device: str = "auto", offline: bool = False) -> dict[str, Any]:  # fmt: skip
+def generate_cases(
+    data: Path,
+    out: Path,
+    *,
+    model: str = "starter:forge",
+    requests_file: Path | None = None,
+    num: int | None = None,
+    shard: str = "1/1",
+    batch_size: int = 8,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    offline: bool = False,
+) -> dict[str, Any]:
     """Make the requests of a file, or `num` planned ones, into `out`; returns how many were made and how many are there."""
     if (requests_file is None) == (num is None):
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
@@ -47,7 +61,13 @@ def generate_cases(data: Path, out: Path, *, model: str = "starter:forge", reque
     write_requests(out / "requests.jsonl", requests)
     recipe = load_recipe(folder).to(device_of(device))
     store = CaseStore(out)
-    provenance = {"recipe": getattr(recipe, "name", ""), "model": model, "weights": settings["weights"], "data": fingerprint_of(opened.source), "versions": versions()}  # fmt: skip
+    provenance = {
+        "recipe": getattr(recipe, "name", ""),
+        "model": model,
+        "weights": settings["weights"],
+        "data": fingerprint_of(opened.source),
+        "versions": versions(),
+    }
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))

@@ -69,7 +69,14 @@ def run_check(source: Source, cache: Path | None = None) -> CheckReport:
     return report
 
 
-def open_checked(data: Path, layout: str = "auto", skip_bad: bool = False, val_share: float = 0.1, cache: Path | None = None, min_lesions: int = MIN_LESIONS) -> Opened:  # fmt: skip
+def open_checked(
+    data: Path,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    val_share: float = 0.1,
+    cache: Path | None = None,
+    min_lesions: int = MIN_LESIONS,
+) -> Opened:
     """Open, check and split `data`. Bad files stop it with UserError unless `skip_bad`, which leaves them out and says so.
 
     Cases that come with a split keep it, but where no val is given, a share of the training groups becomes val. A training case
@@ -82,7 +89,9 @@ def open_checked(data: Path, layout: str = "auto", skip_bad: bool = False, val_s
     if errors and not skip_bad:
         shown = " ".join(f.message for f in errors[:3])
         more = f" And {len(errors) - 3} more (polypforge data check {data})." if len(errors) > 3 else ""
-        raise UserError(f"{len(errors)} of {len(source) + len(source.unpaired)} files can't be used: {shown}{more} Or leave them out with --skip-bad.")
+        raise UserError(
+            f"{len(errors)} of {len(source) + len(source.unpaired)} files can't be used: {shown}{more} Or leave them out with --skip-bad."
+        )
     if errors:
         skipped["bad file"] = sorted({n for f in errors for n in f.cases})
         console.print(f"Leaving out {len(skipped['bad file'])} bad files (--skip-bad).")

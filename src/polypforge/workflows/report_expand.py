@@ -26,7 +26,18 @@ SHOWN, SHOWN_REJECTED, SHOWN_NEIGHBOURS, COMPARED_REAL = 24, 6, 9, 250
 COPY_CORRELATION = 0.95  # above it a synthetic lesion is named as a possible copy
 
 
-def write_report(out: Path, opened: Opened, load, store: CaseStore, made: list[Request], accepted: list[Request], verdicts: dict[str, Verdict], references: list[Attributes], calibration: list[float], settings: dict[str, Any]) -> Path:  # fmt: skip
+def write_report(
+    out: Path,
+    opened: Opened,
+    load,
+    store: CaseStore,
+    made: list[Request],
+    accepted: list[Request],
+    verdicts: dict[str, Verdict],
+    references: list[Attributes],
+    calibration: list[float],
+    settings: dict[str, Any],
+) -> Path:
     """Write `report.html` into `out` and return its path."""
     rejected = [r for r in made if not verdicts[r.id].kept]
     results = {r.id: store.load(r.id) for r in [*accepted, *rejected[:SHOWN_REJECTED]]}
@@ -70,11 +81,18 @@ def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
     ]
     if len(scores) > 1:
         low, high = bootstrap_interval(scores)
-        numbers.append({"value": f"{np.mean(scores):.2f}", "name": f"label agreement, IoU of accepted, n={len(scores)} (95 %: {low:.2f}-{high:.2f})"})
+        numbers.append(
+            {"value": f"{np.mean(scores):.2f}", "name": f"label agreement, IoU of accepted, n={len(scores)} (95 %: {low:.2f}-{high:.2f})"}
+        )
     if calibration:
         passed = sum(s >= 0.7 for s in calibration)
         low, high = wilson_interval(passed, len(calibration))
-        numbers.append({"value": f"{passed / len(calibration):.0%}", "name": f"of real labels would pass at 0.7, n={len(calibration)} (95 %: {low:.0%}-{high:.0%})"})
+        numbers.append(
+            {
+                "value": f"{passed / len(calibration):.0%}",
+                "name": f"of real labels would pass at 0.7, n={len(calibration)} (95 %: {low:.0%}-{high:.0%})",
+            }
+        )
     return numbers
 
 
@@ -83,11 +101,15 @@ def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]
     if len(accepted) < num:
         texts.append(f"Only {len(accepted)} of {num} cases were reached in {len(made)} tries.")
     if top >= COPY_CORRELATION:
-        texts.append(f"The closest synthetic lesion correlates {top:.2f} with a real one: look at the nearest neighbours before you share the set.")
+        texts.append(
+            f"The closest synthetic lesion correlates {top:.2f} with a real one: look at the nearest neighbours before you share the set."
+        )
     for reason, names in opened.skipped.items():
         texts.append(f"{len(names)} case(s) were left out ({reason}): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
     if len(opened.cases("train")) < 50:
-        texts.append(f"Only {len(opened.cases('train'))} real cases: the synthetic ones can't show more variety than the shipped weights bring.")
+        texts.append(
+            f"Only {len(opened.cases('train'))} real cases: the synthetic ones can't show more variety than the shipped weights bring."
+        )
     return texts
 
 
@@ -102,7 +124,13 @@ def _picture(request: Request, case: Case, load, store: CaseStore, verdicts: dic
     label = case.mask if case.mask is not None else np.zeros(case.size, bool)
     verdict = verdicts[request.id]
     score = f"IoU {verdict.score:.2f}" if verdict.score is not None else "not scored"
-    edit = "moved from its old place" if request.parent else "repainted" if source.mask is not None and (source.mask & region).any() else "added"
+    edit = (
+        "moved from its old place"
+        if request.parent
+        else "repainted"
+        if source.mask is not None and (source.mask & region).any()
+        else "added"
+    )
     why = f" · rejected: {verdict.reason}" if not verdict.kept else ""
     return Picture(data_uri(strip(source.image, case.image, region, label, window)), f"{request.id} · {edit} · {score}{why}")
 
@@ -133,7 +161,10 @@ def _charts(references, synthetic, opened: Opened, load, accepted, results) -> l
         "delta_a": ("redder than surroundings (CIELAB a)", -12.0, 20.0),
         "contrast": ("contrast inside (sd of L)", 2.0, 25.0),
     }
-    charts = [paired_histogram(t, [getattr(a, k) for a in references], [getattr(a, k) for a in synthetic], lo, hi) for k, (t, lo, hi) in ranges.items()]
+    charts = [
+        paired_histogram(t, [getattr(a, k) for a in references], [getattr(a, k) for a in synthetic], lo, hi)
+        for k, (t, lo, hi) in ranges.items()
+    ]
     real = [load(c.name) for c in opened.cases("train")[:60]]
     places = [_centre(c.mask) for c in real if c.mask is not None and c.mask.any()]
     made = [_centre(drawn_lesion(results[r.id], polygon_mask(list(r.region), results[r.id].size))) for r in accepted]
@@ -170,7 +201,9 @@ def _neighbours(opened: Opened, load, accepted, results) -> tuple[list[Picture],
     top = found[order[0]].correlation
     synthetic_level = float(np.quantile([f.correlation for f in found], 0.95))
     text = (
-        f"The synthetic lesions that look most like one of {len(real)} real ones (grey windows of 24x24, any turn or mirror image; 1 is a copy). 95th percentile: "
+        f"The synthetic lesions that look most like one of {len(real)} real ones (grey windows of "
+        "24x24, any turn or mirror image; 1 is a copy). "
+        "95th percentile: "
         f"{synthetic_level:.2f} for synthetic to real"
     )
     text += f", {np.quantile(among_real, 0.95):.2f} for real to other real lesions." if among_real else "."

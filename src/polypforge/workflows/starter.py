@@ -120,7 +120,10 @@ def _share(hits: list[bool]) -> dict[str, Any]:
 def _acceptance(samples: list[Sample]) -> dict[str, Any]:
     scores = [s.verdict.score or 0.0 for s in samples]
     low, high = bootstrap_interval(scores)
-    return _share([s.verdict.kept for s in samples]) | {"mean IoU": round(float(np.mean(scores)), 4), "IoU interval": [round(low, 4), round(high, 4)]}
+    return _share([s.verdict.kept for s in samples]) | {
+        "mean IoU": round(float(np.mean(scores)), 4),
+        "IoU interval": [round(low, 4), round(high, 4)],
+    }
 
 
 def _likeness(samples: list[Sample], real: list[Case], donors: list[Case]) -> dict[str, Any]:
@@ -131,7 +134,16 @@ def _likeness(samples: list[Sample], real: list[Case], donors: list[Case]) -> di
     unseen = [n.correlation for n in nearest([descriptor(c.image, components(c.mask)[0]) for c in real if c.mask is not None], bank)]
 
     def summary(values: list[float]) -> dict[str, float]:
-        return {"n": len(values), "median": round(float(np.median(values)), 3), "95 %": round(float(np.quantile(values, 0.95)), 3), "largest": round(max(values), 3)} if values else {"n": 0}  # fmt: skip
+        return (
+            {
+                "n": len(values),
+                "median": round(float(np.median(values)), 3),
+                "95 %": round(float(np.quantile(values, 0.95)), 3),
+                "largest": round(max(values), 3),
+            }
+            if values
+            else {"n": 0}
+        )
 
     return {"training lesions": len(bank), "synthetic": summary(synthetic), "held-out real": summary(unseen)}
 
@@ -150,14 +162,23 @@ def _sheet(samples: list[Sample]):
 def model_card(figures: dict[str, Any], size: int, opened: list[Opened]) -> str:
     """MODEL_CARD.md."""
     rows = ["| held-out frames | what | accepted at IoU 0.7 (95 %) | mean IoU |", "| --- | --- | --- | --- |"]
-    likeness = ["| held-out frames | synthetic to training: median, 95 %, largest | unseen real to training: median, 95 %, largest |", "| --- | --- | --- |"]
+    likeness = [
+        "| held-out frames | synthetic to training: median, 95 %, largest | unseen real to training: median, 95 %, largest |",
+        "| --- | --- | --- |",
+    ]
     for name, f in figures.items():
         for kind in ("forge", "copy-paste", "real labels that would pass"):
             v = f[kind]
-            rows.append(f"| {name} | {kind} (n={v['n']}) | {v['share']:.1%} ({v['interval'][0]:.1%}-{v['interval'][1]:.1%}) | {v['mean IoU']:.3f} |")
+            rows.append(
+                f"| {name} | {kind} (n={v['n']}) | {v['share']:.1%} ({v['interval'][0]:.1%}-{v['interval'][1]:.1%}) | {v['mean IoU']:.3f} |"
+            )
         s, r = f["likeness to training lesions"]["synthetic"], f["likeness to training lesions"]["held-out real"]
-        likeness.append(f"| {name} | {s.get('median')}, {s.get('95 %')}, {s.get('largest')} | {r.get('median')}, {r.get('95 %')}, {r.get('largest')} |")
-    used = "; ".join(f"{o.source.path.name}: {len(o.cases('train'))} train, {len(o.cases('val'))} val, {len(o.cases('test'))} held out" for o in opened)
+        likeness.append(
+            f"| {name} | {s.get('median')}, {s.get('95 %')}, {s.get('largest')} | {r.get('median')}, {r.get('95 %')}, {r.get('largest')} |"
+        )
+    used = "; ".join(
+        f"{o.source.path.name}: {len(o.cases('train'))} train, {len(o.cases('val'))} val, {len(o.cases('test'))} held out" for o in opened
+    )
     return CARD.format(size=size / 1e6, used=used, figures="\n".join(rows), likeness="\n".join(likeness))
 
 
@@ -185,4 +206,3 @@ This is a first look, not a privacy guarantee: the weights were trained without 
 
 **Intended use.** Research on data expansion; the demo; a start for fine-tuning. Not for diagnosis, nor for any use on patients.
 """
-

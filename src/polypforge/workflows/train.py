@@ -60,7 +60,17 @@ def build(name: str, model: dict[str, Any], where: str) -> Trainable:
     return cls(from_dict(cls.config_class, model, where))
 
 
-def train(name: str, data: Sequence[str | Path], out: str | Path, *, config: str | Path | None = None, assignments: Sequence[str] = (), budget_seconds: float | None = None, device: str = "auto", skip_bad: bool = False) -> dict[str, Any]:  # fmt: skip
+def train(
+    name: str,
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    assignments: Sequence[str] = (),
+    budget_seconds: float | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
 
     config: YAML with the sections model, training and phantom (default: the shipped starter). Raises UserError.
@@ -71,7 +81,9 @@ def train(name: str, data: Sequence[str | Path], out: str | Path, *, config: str
     path = Path(config) if config else shipped_config(name)
     values = override(read_yaml(path), assignments)
     if set(values) - {"model", "training", "phantom"}:
-        raise UserError(f"{path}: sections are model, training and phantom, not {', '.join(sorted(set(values) - {'model', 'training', 'phantom'}))}.")
+        raise UserError(
+            f"{path}: sections are model, training and phantom, not {', '.join(sorted(set(values) - {'model', 'training', 'phantom'}))}."
+        )
     if budget_seconds is not None:
         values["training"] = dict(values.get("training") or {}) | {"budget_seconds": budget_seconds}
     training = from_dict(TrainingConfig, values.get("training") or {}, f"{path}: training")
@@ -81,18 +93,25 @@ def train(name: str, data: Sequence[str | Path], out: str | Path, *, config: str
     if not data and not phantom.frames:
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
-    settings = {"name": name, "data": [str(Path(d).resolve()) for d in data], "config": {k: v for k, v in values.items() if k != "training"}}
+    settings = {
+        "name": name,
+        "data": [str(Path(d).resolve()) for d in data],
+        "config": {k: v for k, v in values.items() if k != "training"},
+    }
     settings["training"] = {k: v for k, v in asdict(training).items() if k not in ("max_steps", "budget_seconds")}
     if main:
         claim(out, f"train {name}", settings)
-    opened = [open_checked(Path(d), skip_bad=skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data]
+    opened = [
+        open_checked(Path(d), skip_bad=skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
+    ]
     train_cases = [c.load() for o in opened for c in o.cases("train")]
     held_cases = [c.load() for o in opened for c in o.cases("val")]
     train_cases += [render(phantom.first_seed + i, phantom.size) for i in range(phantom.frames)]
     if not held_cases:
         held_cases = [render(10**6 + i, phantom.size) for i in range(16)]
     console.print(
-        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
+        f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
     )
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
     preview = _previewer(out, held) if isinstance(model, Recipe) else None
@@ -106,7 +125,12 @@ def train(name: str, data: Sequence[str | Path], out: str | Path, *, config: str
 
 
 def _left_out(opened: Opened) -> dict[str, Any]:
-    return {"train": len(opened.cases("train")), "val": len(opened.cases("val")), "test": len(opened.cases("test")), "left out": opened.skipped}
+    return {
+        "train": len(opened.cases("train")),
+        "val": len(opened.cases("val")),
+        "test": len(opened.cases("test")),
+        "left out": opened.skipped,
+    }
 
 
 def _end(training: TrainingConfig) -> str:

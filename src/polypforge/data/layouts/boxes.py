@@ -26,7 +26,8 @@ def _box(values: list[float], where: str) -> Box:
 def _source(root: Path, layout: str, boxes: dict[Path, list[Box]], groups: dict[Path, str] | None = None) -> Source:
     names = unique_names(sorted(boxes), root)
     cases = [
-        SourceCase(names[p], p, boxes=tuple(b), label=POLYP if b else NORMAL, group=(groups or {}).get(p, "")) for p, b in sorted(boxes.items())
+        SourceCase(names[p], p, boxes=tuple(b), label=POLYP if b else NORMAL, group=(groups or {}).get(p, ""))
+        for p, b in sorted(boxes.items())
     ]
     return Source(root, layout, cases)
 

@@ -11,7 +11,18 @@ from polypforge.core.images import image_files, read_mask
 from polypforge.data.source import Source, SourceCase
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "original", "originals", "frames", "etis-laribpolypdb", "train"}
-MASK_FOLDERS = {"masks", "mask", "ground truth", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations", "train_gt", "annotations"}
+MASK_FOLDERS = {
+    "masks",
+    "mask",
+    "ground truth",
+    "ground_truth",
+    "groundtruth",
+    "gt",
+    "segmentation",
+    "segmentations",
+    "train_gt",
+    "annotations",
+}
 _AFFIX = re.compile(r"(^(mask|gt)[ _-]+)|([ _-]+(mask|gt|seg|segmentation|groundtruth|ground_truth)$)", re.IGNORECASE)
 
 

@@ -78,9 +78,7 @@ def _draw_lesion(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator
 def _draw_normal(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator) -> Example | None:
     height, width = chosen.field.shape
     side = min(height, width) * float(np.exp(rng.uniform(np.log(0.25), np.log(0.95))))
-    window = random_window(
-        rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height, max(side, config.min_window_px), SHIFT, rng
-    )
+    window = random_window(rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height, max(side, config.min_window_px), SHIFT, rng)
     image, mask, field = chosen.look(window, config.detail_px)
     small_mask = _shrink(mask)
     if chosen.case.mask is None:

@@ -68,7 +68,16 @@ def _noise(seeds: Sequence[int], stage: int, size: int) -> Tensor:
     return torch.stack([torch.randn(STATE, size, size, generator=torch.Generator().manual_seed(2 * seed + stage)) for seed in seeds])
 
 
-def _sample(config: ForgeConfig, base: BaseStage, detail: DetailStage, image: Tensor, region: Tensor, field: Tensor, vector: Tensor, seeds: Sequence[int]) -> Tensor:  # fmt: skip
+def _sample(
+    config: ForgeConfig,
+    base: BaseStage,
+    detail: DetailStage,
+    image: Tensor,
+    region: Tensor,
+    field: Tensor,
+    vector: Tensor,
+    seeds: Sequence[int],
+) -> Tensor:
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
     small_image, small_region, small_field = shrink(image, region, field, factor)

@@ -1,0 +1,5 @@
+"""`python -m polypforge`."""
+
+from polypforge.cli.main import main
+
+main()

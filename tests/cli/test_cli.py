@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from polypforge.cli.options import duration
+from polypforge.core.errors import UserError
+from polypforge.core.images import write_png
+from polypforge.data.layouts import open_source
+from polypforge.phantom.render import render
+
+
+def polypforge(*arguments, cwd=None):
+    return subprocess.run([sys.executable, "-m", "polypforge", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+COMMANDS = [
+    [],
+    ["demo"],
+    ["expand"],
+    ["train"],
+    ["generate"],
+    ["gate"],
+    ["starter"],
+    ["data"],
+    ["data", "check"],
+    ["data", "import"],
+    ["data", "split"],
+]
+
+
+def test_help_imports_nothing_heavy_and_every_command_has_it():
+    code = "import sys, polypforge.cli.main; print([m for m in ('torch', 'diffusers', 'cv2', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    fastest = 9.0
+    for command in COMMANDS:
+        started = time.monotonic()
+        done = polypforge(*command, "--help")
+        fastest = min(fastest, time.monotonic() - started)
+        assert done.returncode == 0 and "Usage" in done.stdout
+    assert fastest < 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["expand", "nowhere", "--out", "o", "--num", "3"],
+        ["expand", "nowhere", "--out", "o", "--num", "0"],
+        ["expand", "nowhere"],
+        ["expand", "nowhere", "--out", "o", "--num", "three"],
+        ["expand", "nowhere", "--out", "o", "--num", "3", "--budget", "soon"],
+        ["generate", "--data", "nowhere", "--out", "o"],
+        ["generate", "--data", "nowhere", "--out", "o", "--num", "3", "--shard", "3/2"],
+        ["gate", "nowhere"],
+        ["train", "nothing", "--out", "o"],
+        ["data", "check", "nowhere"],
+        ["nonsense"],
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(arguments, tmp_path):
+    done = polypforge(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and done.stderr.strip().startswith("polypforge:")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def kvasir_like(tmp_path):
+    root = tmp_path / "kvasir like"
+    for i in range(6):
+        case = render(i, 160, polyps=1)
+        write_png(root / "images" / f"bild ä{i}.png", case.image)
+        write_png(root / "masks" / f"bild ä{i}.png", case.mask)
+    return root
+
+
+def test_check_import_split(kvasir_like, tmp_path):
+    done = polypforge("data", "check", kvasir_like, "--json", "--overlays", tmp_path / "overlays")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and len(report["usable"]) == 6
+    assert len(list((tmp_path / "overlays").iterdir())) == 6
+    assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "set").returncode == 0
+    assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "set").returncode == 2
+    assert len(open_source(tmp_path / "set")) == 6
+    first = json.loads(polypforge("data", "split", tmp_path / "set", "--json").stdout)
+    assert first["crossing"] == 0 and sum(first["counts"].values()) == 6
+    before = {c.name: c.split for c in open_source(tmp_path / "set").cases}
+    assert polypforge("data", "split", tmp_path / "set", "--seed", "5").returncode == 0
+    assert {c.name: c.split for c in open_source(tmp_path / "set").cases} == before
+
+
+def test_check_says_by_its_exit_code_that_files_are_bad(kvasir_like):
+    (kvasir_like / "images" / "torn.png").write_text("x")
+    write_png(kvasir_like / "masks" / "torn.png", render(0, 160).mask)
+    done = polypforge("data", "check", kvasir_like)
+    assert done.returncode == 1 and "torn.png" in done.stdout
+
+
+def test_durations():
+    assert (duration("90s"), duration("15m"), duration("1.5h"), duration(None)) == (90, 900, 5400, None)
+    for text in ("15", "m", "-3m", "0s", "1d"):
+        with pytest.raises(UserError):
+            duration(text)

@@ -1,0 +1,92 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.core.types import Case
+from polypforge.data.field_of_view import field_of_view
+from polypforge.data.prepared import prepare
+from polypforge.masks.shapes import polygon_mask
+from polypforge.phantom.render import render
+from polypforge.proposals.places import propose
+from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return {c.name: c for c in (render(i, 200, polyps=i % 3) for i in range(9))}
+
+
+def planner(frames, seed=0, **shares):
+    references = [a for c in frames.values() for a in measure_lesions(c)]
+    return Planner(list(frames), frames.__getitem__, references, seed, PlanConfig(**shares) if shares else PlanConfig())
+
+
+def test_plans_are_deterministic_and_differ_by_seed(frames):
+    one = [r.id for i in range(10) for r in planner(frames).requests(i)]
+    assert one == [r.id for i in range(10) for r in planner(frames).requests(i)]
+    assert set(one).isdisjoint(r.id for i in range(10) for r in planner(frames, seed=1).requests(i))
+    assert len(set(one)) == len(one)
+    assert [r.id for r in planner(frames).requests(7)] == [r.id for r in planner(frames).requests(7)]
+
+
+def test_placed_regions_avoid_lesions_border_and_darkness(frames):
+    adds = planner(frames, replace=0.0, add=1.0, move=0.0)
+    for index in range(20):
+        (request,) = adds.requests(index)
+        case = frames[request.background]
+        region = polygon_mask(list(request.region), case.size)
+        assert not (region & case.mask).any()
+        assert field_of_view(case.image)[region].mean() > 0.93
+        assert case.image[region].mean() > 30
+
+
+def test_replacing_covers_the_old_lesion(frames):
+    replaces = planner(frames, replace=1.0, add=0.0, move=0.0)
+    seen = 0
+    for index in range(15):
+        (request,) = replaces.requests(index)
+        case = frames[request.background]
+        if case.mask.any():
+            region = polygon_mask(list(request.region), case.size)
+            boxes = prepare(case).boxes
+            largest = np.zeros(case.size, bool)
+            largest[boxes[0][1] : boxes[0][3], boxes[0][0] : boxes[0][2]] = True
+            assert (region & case.mask & largest).sum() > 0.95 * (case.mask & largest & field_of_view(case.image)).sum()
+            seen += 1
+    assert seen > 3
+
+
+def test_moving_removes_first_and_chains(frames):
+    moves = planner(frames, replace=0.0, add=0.0, move=1.0)
+    chains = [moves.requests(i) for i in range(12)]
+    long = [c for c in chains if len(c) > 1]
+    assert long
+    for chain in long:
+        assert [r.label for r in chain] == ["normal"] * (len(chain) - 1) + ["polyp"]
+        assert all(b.parent == a.id for a, b in itertools.pairwise(chain))
+
+
+def test_sizes_follow_the_data(frames):
+    asked = [r.attributes["size"] for i in range(40) for r in planner(frames).requests(i) if r.label == "polyp"]
+    real = [a.size for c in frames.values() for a in measure_lesions(c)]
+    assert 0.5 < np.median(asked) / np.median(real) < 1.6
+
+
+def test_dark_frames_have_no_place(rng):
+    dark = np.full((120, 120, 3), 30, np.uint8)
+    assert propose(dark, np.ones((120, 120), bool), np.zeros((120, 120), bool), 15, 0.8, rng) is None
+
+
+def test_what_cannot_be_planned_is_said(frames):
+    references = [a for c in frames.values() for a in measure_lesions(c)]
+    with pytest.raises(UserError, match="no frame to repaint"):
+        Planner([], frames.__getitem__, references, 0, PlanConfig())
+    with pytest.raises(UserError, match="no lesion to learn"):
+        Planner(list(frames), frames.__getitem__, [], 0, PlanConfig())
+    dark = {"d": Case("d", np.zeros((120, 120, 3), np.uint8), np.zeros((120, 120), bool))}
+    with pytest.raises(UserError, match="no place for a lesion"):
+        Planner(["d"], dark.__getitem__, references, 0, PlanConfig()).requests(0)
+    with pytest.raises(ValueError, match="sum to 1"):
+        PlanConfig(replace=0.9)

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from polypforge.core.types import Case, Request
+from polypforge.core.window import around_mask
+from polypforge.masks.shapes import box_mask
+from polypforge.phantom.render import render
+from polypforge.quality.agreement import bootstrap_interval, iou, wilson_interval
+from polypforge.quality.gate import GateConfig, agreement, judge
+from polypforge.quality.neighbours import descriptor, nearest
+from polypforge.quality.segmenter import WindowSegmenter
+
+
+def test_iou_by_hand():
+    a, b = box_mask((0, 0, 2, 2), (4, 4)), box_mask((1, 0, 3, 2), (4, 4))
+    assert iou(a, b) == pytest.approx(2 / 6)
+    assert iou(a & False, b & False) == 1.0 and iou(a, a) == 1.0
+
+
+def test_wilson_known_answer_and_bootstrap_covers():
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    hits = 0
+    for seed in range(120):
+        low, high = bootstrap_interval(np.random.default_rng(seed).normal(0, 1, 60), resamples=500, seed=seed)
+        hits += low <= 0 <= high
+    assert 0.87 < hits / 120 <= 1.0
+    with pytest.raises(ValueError):
+        bootstrap_interval([1.0])
+
+
+class Oracle(WindowSegmenter):
+    """Finds a mask that it was told of, wherever it is looked for."""
+
+    def __init__(self, config, truth):
+        torch.nn.Module.__init__(self)
+        self.config, self.truth = config, truth
+
+    def predict_in(self, images, windows):
+        return np.stack([w.crop_mask(self.truth, self.config.window_px).astype(np.float32) for w in windows])
+
+
+REGION = ((40, 40), (120, 40), (120, 120), (40, 120))
+POLYP = Request("a", "polyp", REGION, 1)
+
+
+def case(mask):
+    return Case("x", np.full((160, 160, 3), 120, np.uint8), mask)
+
+
+def verdict(tiny_segmenter, truth, mask, request=POLYP, **config):
+    return judge(Oracle(tiny_segmenter.config, truth), [case(mask)], [request], GateConfig(**config))[0]
+
+
+def test_verdicts(tiny_segmenter):
+    lesion = box_mask((60, 60, 100, 100), (160, 160))
+    shifted = box_mask((70, 60, 110, 100), (160, 160))
+    nothing = np.zeros((160, 160), bool)
+    assert verdict(tiny_segmenter, lesion, lesion).kept
+    assert verdict(tiny_segmenter, lesion, lesion).score > 0.97
+    off = verdict(tiny_segmenter, shifted, lesion)
+    assert not off.kept and "disagrees" in off.reason and off.score == pytest.approx(0.6, abs=0.05)
+    assert verdict(tiny_segmenter, shifted, lesion, min_iou=0.5).kept
+    assert "sees no lesion" in verdict(tiny_segmenter, nothing, lesion).reason
+    assert verdict(tiny_segmenter, nothing, nothing).reason == "no lesion was drawn"
+    assert "fills its region" in verdict(tiny_segmenter, lesion, box_mask((40, 40, 121, 121), (160, 160))).reason
+
+
+def test_removals_are_judged_by_what_is_left(tiny_segmenter):
+    normal = Request("a", "normal", REGION, 1)
+    nothing = np.zeros((160, 160), bool)
+    assert verdict(tiny_segmenter, nothing, nothing, normal).kept
+    left = verdict(tiny_segmenter, box_mask((60, 60, 100, 100), (160, 160)), nothing, normal)
+    assert not left.kept and "still seen" in left.reason
+
+
+def test_thresholds_are_checked():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        GateConfig(1.2)
+
+
+@pytest.mark.slow
+def test_the_segmenter_learns_to_find_phantom_polyps(tiny_segmenter):
+    torch.manual_seed(0)
+    train = tiny_segmenter.prepare([render(i, 160, polyps=1) for i in range(40)])
+    held = [c for c in (render(1000 + i, 160, polyps=1) for i in range(16)) if c.mask.sum() > 200]
+
+    def score():
+        return float(np.mean(agreement(tiny_segmenter, [c.image for c in held], [c.mask for c in held])))
+
+    before = score()
+    optimizer = torch.optim.Adam(tiny_segmenter.parameters(), 3e-3)
+    tiny_segmenter.train()
+    for step in range(120):
+        batch = tiny_segmenter.training_batch(train, 12, np.random.default_rng(step))
+        loss, _ = tiny_segmenter.loss(batch, torch.Generator())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert score() > before + 0.2
+
+
+def test_segmenter_save_and_load(tiny_segmenter, tmp_path):
+    tiny_segmenter.save_pretrained(tmp_path / "s")
+    twin = WindowSegmenter.load_pretrained(tmp_path / "s").eval()
+    windows = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    assert np.allclose(twin.predict(windows), tiny_segmenter.predict(windows), atol=1e-5)
+
+
+def test_copies_are_nearest_under_any_pose_and_new_lesions_are_not(polyps):
+    bank = [descriptor(c.image, c.mask) for c in polyps]
+    for i, c in enumerate(polyps):
+        mirrored = descriptor(c.image[:, ::-1].copy(), c.mask[:, ::-1].copy())
+        turned = descriptor(np.rot90(c.image).copy(), np.rot90(c.mask).copy())
+        darker = descriptor((c.image * 0.7).astype(np.uint8), c.mask)
+        for found in nearest([mirrored, turned, darker], bank):
+            assert found.index == i and found.correlation > 0.95
+    fresh = [c for c in (render(500 + i, 160, polyps=1) for i in range(10)) if c.mask.sum() > 200]
+    assert np.median([n.correlation for n in nearest([descriptor(c.image, c.mask) for c in fresh], bank)]) < 0.9
+    with pytest.raises(ValueError):
+        nearest(bank, [])
+
+
+def test_windows_of_the_gate_hold_the_lesion():
+    lesion = box_mask((10, 10, 40, 20), (160, 160))
+    assert around_mask(lesion, 2.0, 64).crop_mask(lesion, 64).sum() > 200

@@ -1,0 +1,162 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from polypforge.core.errors import UserError
+from polypforge.core.types import Case, Request
+from polypforge.data.prepared import prepare
+from polypforge.masks.shapes import box_mask, polygon_mask
+from polypforge.recipes import Job, load_recipe
+from polypforge.recipes.forge import networks
+from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
+from tests.conftest import TINY
+
+REGION = ((50, 50), (110, 55), (105, 115), (55, 110))
+
+
+def job(case, seed=1, region=REGION, label="polyp", **attributes):
+    return Job(Request(case.name, label, region, seed, attributes), case)
+
+
+@pytest.fixture
+def frame(polyps):
+    return polyps[0]
+
+
+def test_pixels_outside_the_region_are_bit_equal(tiny_forge, phantoms):
+    jobs = [job(c, seed=i) for i, c in enumerate(phantoms[:4])]
+    for j, result in zip(jobs, tiny_forge.generate(jobs), strict=True):
+        outside = ~polygon_mask(list(REGION), j.background.size)
+        assert (result.image[outside] == j.background.image[outside]).all()
+        assert (result.image[~outside] != j.background.image[~outside]).mean() > 0.3
+
+
+def test_the_same_request_gives_the_same_image_in_any_batch_and_order(tiny_forge, phantoms):
+    jobs = [job(c, seed=i) for i, c in enumerate(phantoms[:5])]
+    together = tiny_forge.generate(jobs)
+    backwards = tiny_forge.generate(jobs[::-1])[::-1]
+    alone = [tiny_forge.generate([j])[0] for j in jobs]
+    for a, b, c in zip(together, backwards, alone, strict=True):
+        assert np.abs(a.image.astype(int) - b.image).max() <= 6
+        assert np.abs(a.image.astype(int) - c.image).max() <= 6
+
+
+def test_seed_region_and_attributes_reach_the_image(tiny_forge, frame):
+    base = tiny_forge.generate([job(frame)])[0]
+    for other in (
+        job(frame, seed=2),
+        job(frame, size=0.9, delta_l=20.0),
+        job(frame, label="normal"),
+        job(frame, region=((50, 50), (100, 50), (100, 100))),
+    ):
+        assert (tiny_forge.generate([other])[0].image != base.image).any()
+
+
+def test_what_the_region_held_does_not_leak_into_the_condition():
+    noise = torch.randn(1, 3, 64, 64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 20:40, 20:40] = 1
+    one = networks.context(noise, mask, torch.ones_like(mask))
+    two = networks.context(torch.where(mask > 0, torch.randn_like(noise), noise), mask, torch.ones_like(mask))
+    assert torch.allclose(one, two)
+
+
+def test_labels_are_complete(tiny_forge, frame):
+    """A lesion outside the region stays in the label; `normal` removes what the region held, and nothing else."""
+    other = box_mask((5, 5, 25, 25), frame.size)
+    inside = box_mask((70, 70, 90, 90), frame.size)
+    background = Case("b", frame.image, other | inside)
+    made = tiny_forge.generate([job(background), job(background, label="normal")])
+    outside = ~polygon_mask(list(REGION), frame.size)
+    assert (made[0].mask[outside] == (other & outside)[outside]).all()
+    assert (made[1].mask == (other & outside)).all()
+
+
+def test_regions_outside_the_view_are_refused(tiny_forge):
+    dark = Case("dark", np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), bool))
+    with pytest.raises(ValueError, match="field of view"):
+        tiny_forge.generate([job(dark)])
+
+
+def test_examples_keep_image_and_mask_aligned(polyps, rng):
+    """A frame that is white exactly on its lesion stays so through every random window."""
+    case = polyps[0]
+    painted = Case("p", np.where(case.mask[..., None], 255, 90).astype(np.uint8).repeat(3, 2), case.mask)
+    pool = [prepare(painted)]
+    for _ in range(10):
+        example = draw(pool, replace(TINY, detail_px=128, base_px=32, normal_share=0.0), rng)
+        lesion, shown = example.mask, example.image[..., 0] > 172
+        assert (lesion ^ shown)[example.field].mean() < 0.005
+
+
+def test_examples_from_boxes_only(polyps, rng):
+    case = Case("b", polyps[0].image, None, boxes=polyps[0].boxes)
+    example = draw([prepare(case)], replace(TINY, normal_share=0.0), rng)
+    assert not example.exact and example.region.any()
+
+
+def test_frames_without_any_region_are_an_error(rng):
+    dark = Case("dark", np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), bool))
+    with pytest.raises(ValueError, match="no frame"):
+        draw([prepare(dark)], TINY, rng)
+
+
+def test_request_vectors():
+    assert request_vector(True, {"size": 0.3}).shape == (VECTOR_DIM,)
+    assert not np.array_equal(request_vector(True, None), request_vector(False, None))
+
+
+def test_mask_is_not_learned_from_boxes(tiny_forge, polyps, rng):
+    pool = tiny_forge.prepare([Case("b", polyps[0].image, None, boxes=polyps[0].boxes)])
+    target = networks.base_target(TINY, tiny_forge.training_batch(pool, 3, rng))
+    assert target.weight[:, 3].max() == 0 and target.weight[:, :3].max() > 0
+
+
+def test_lesion_and_region_weigh_more(tiny_forge, polyps, rng):
+    batch = tiny_forge.training_batch(tiny_forge.prepare(polyps), 8, rng)
+    target = networks.base_target(TINY, batch)
+    region, lesion = target.context[:, 3] > 0, target.state[:, 3] > 0
+    field = target.context[:, 4] > 0
+    weight = target.weight[:, 0]
+    assert weight[~field].max() == 0
+    assert weight[field & region & lesion].min() == pytest.approx(1.5)
+    assert weight[field & region & ~lesion].max() == pytest.approx(1.0)
+    assert weight[field & ~region].max() == pytest.approx(TINY.surround_weight)
+
+
+def test_training_lowers_the_loss(tiny_forge, polyps):
+    torch.manual_seed(0)
+    pool = tiny_forge.prepare(polyps)
+    held = tiny_forge.training_batch(pool, 16, np.random.default_rng(9))
+    before = tiny_forge.validation_losses(held, 0)
+    optimizer = torch.optim.Adam(tiny_forge.parameters(), 2e-3)
+    for step in range(40):
+        loss, parts = tiny_forge.loss(tiny_forge.training_batch(pool, 8, np.random.default_rng(step)), torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = tiny_forge.validation_losses(held, 0)
+    assert set(parts) == {"base", "detail"}
+    assert sum(after.values()) < 0.7 * sum(before.values())
+
+
+def test_save_and_load(tiny_forge, frame, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "m")
+    twin = load_recipe(tmp_path / "m")
+    assert (twin.generate([job(frame)])[0].image == tiny_forge.generate([job(frame)])[0].image).all()
+    assert not list((tmp_path / "m").rglob("*.bin"))
+    plain = UNet2DModel.from_pretrained(tmp_path / "m" / "base_unet")  # plain diffusers opens it
+    assert plain.config.in_channels == 9 * 16
+
+
+def test_damaged_weights_are_named(tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "base_unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        load_recipe(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text('{"model": "other"}')
+    with pytest.raises(UserError, match="doesn't name a recipe"):
+        load_recipe(tmp_path / "m")
