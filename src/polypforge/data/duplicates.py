@@ -62,7 +62,7 @@ def fingerprint(image: Image) -> Fingerprint:
     text = cv2.resize(overlay_text(image).astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     where = erode(field & ~dilate(text, 4), 0.02 * max(small.shape)).astype(np.uint8) * 255
     equal = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    points, descriptors = cv2.SIFT_create(MAX_FEATURES, contrastThreshold=0.03).detectAndCompute(equal, where)
+    points, descriptors = cv2.SIFT.create(MAX_FEATURES, contrastThreshold=0.03).detectAndCompute(equal, where)
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.float32)
     root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))  # RootSIFT (Arandjelovic 2012)

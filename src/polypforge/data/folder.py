@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import inside, read_jsonl, sha256_of, write_bytes, write_jsonl
 from polypforge.core.images import png_bytes, read_mask
-from polypforge.core.types import Case
+from polypforge.core.types import Case, Mask
 from polypforge.data.source import Source, SourceCase
 
 METADATA = "metadata.jsonl"
@@ -39,7 +40,7 @@ def read_data_set(folder: Path) -> Source:
             SourceCase(
                 name=Path(row["image_file_name"]).stem,
                 image_path=image,
-                read_masks=(lambda p=paths: {k: read_mask(v) for k, v in p.items()}) if paths else None,  # type: ignore[misc]
+                read_masks=partial(_read_classes, paths) if paths else None,
                 mask_paths=tuple(paths.values()),
                 boxes=tuple(tuple(b) for b in row.get("boxes") or ()),
                 label=row.get("label", ""),
@@ -49,6 +50,10 @@ def read_data_set(folder: Path) -> Source:
             )
         )
     return Source(folder, "data set", cases)
+
+
+def _read_classes(paths: dict[str, Path]) -> dict[str, Mask]:
+    return {name: read_mask(path) for name, path in paths.items()}
 
 
 def write_case(

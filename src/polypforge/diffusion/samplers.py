@@ -35,7 +35,8 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, cond) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): second order with one network call a step."""
-    previous, last_width = None, None
+    previous: Tensor | None = None
+    last_width = x.new_ones(())
     for now, then in itertools.pairwise(sigmas):
         clean = denoise(x, now, cond)
         if then == 0:

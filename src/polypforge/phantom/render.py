@@ -93,12 +93,11 @@ def _raise_polyps(colon: Colon, polyps: list[Polyp], size: int) -> tuple[Map, ND
 def _mucosa(rng: np.random.Generator, colon: Colon, depth: Map, tint: Map, mask: NDArray[np.bool_]) -> Map:
     """(S, S, 3) albedo: base colour, blotches, vessels, stool, and the polyps' own colour and pits."""
     per_radius = TEXTURE / (2 * np.pi)
-    u = colon.angle * np.float32(per_radius)
-    v = colon.depth * np.float32(per_radius)
+    u, v = colon.angle * per_radius, colon.depth * per_radius
     base = np.float32([0.86, 0.50, 0.39]) + rng.normal(0, [0.03, 0.05, 0.05]).astype(np.float32)
     blotch = wrap_sample(fractal(rng, TEXTURE, 6, 4), u, v)
     fine = wrap_sample(fractal(rng, TEXTURE, 48, 3, 0.7), u, v)
-    warp = 14 * octave(rng, TEXTURE, 10)
+    warp = 14.0 * octave(rng, TEXTURE, 10)
     thick = ridges(fractal(rng, TEXTURE, 7, 3, 0.45), 0.075)
     thin = ridges(fractal(rng, TEXTURE, 18, 3, 0.5), 0.10) * 0.7
     presence = np.clip(wrap_sample(octave(rng, TEXTURE, 5), u, v) * 0.6 + rng.uniform(-0.2, 0.9), 0, 1)

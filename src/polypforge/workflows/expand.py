@@ -101,7 +101,7 @@ def expand(
     _state_cost(recipe, planner, load, num, opened, budget_seconds)
 
     store = CaseStore(work / "generated")
-    provenance = {
+    provenance: dict[str, Any] = {
         "recipe": getattr(recipe, "name", ""), "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
         "data": fingerprint_of(opened.source), "versions": versions(),
     }  # fmt: skip

@@ -144,7 +144,7 @@ def _end(training: TrainingConfig) -> str:
 
 def preview_jobs(held: Sequence[Prepared], count: int = PREVIEWS) -> list[Job]:
     """Repaint the first lesions of the validation cases: as a polyp, with everything but the class left to the model."""
-    jobs = []
+    jobs: list[Job] = []
     for prepared in held:
         case = prepared.case
         if prepared.boxes and len(jobs) < count:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +29,12 @@ def neopolyp_classes(path: Path) -> dict[str, Mask]:
     return {"neoplastic": lit & (red >= green), "non_neoplastic": lit & (green > red)}
 
 
-def _read(root: Path, layout: str, classes) -> Source:
+def _read(root: Path, layout: str, classes: Callable[[Path], dict[str, Mask]]) -> Source:
     pairs, alone = pair_files(root)
     if not pairs:
         raise UserError(f"{root} holds no image with a mask: {layout} needs an image folder and a mask folder.")
     names = unique_names([image for image, _ in pairs], root)
-    cases = [SourceCase(names[i], i, (lambda m=m: classes(m)), (m,)) for i, m in pairs]
+    cases = [SourceCase(names[i], i, partial(classes, m), (m,)) for i, m in pairs]
     return Source(root, layout, cases, alone)
 
 

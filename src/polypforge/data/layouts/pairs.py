@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import image_files, read_mask
+from polypforge.core.types import Mask
 from polypforge.data.source import Source, SourceCase
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "original", "originals", "frames", "etis-laribpolypdb", "train"}
@@ -89,14 +91,15 @@ def unique_names(paths: list[Path], root: Path) -> dict[Path, str]:
     return {p: p.stem if count[p.stem] == 1 else "_".join([*p.relative_to(root).parent.parts, p.stem]).replace(" ", "-") for p in paths}
 
 
+def _lesion(path: Path) -> dict[str, Mask]:
+    return {"lesion": read_mask(path)}
+
+
 def read_pairs(root: Path) -> Source:
     """Every image that has a mask; the others are listed as `unpaired`."""
     pairs, alone = pair_files(root)
     names = unique_names([image for image, _ in pairs], root)
-    cases = [
-        SourceCase(names[image], image, (lambda m=mask: {"lesion": read_mask(m)}), (mask,))  # type: ignore[misc]
-        for image, mask in pairs
-    ]
+    cases = [SourceCase(names[image], image, partial(_lesion, mask), (mask,)) for image, mask in pairs]
     return Source(root, "pairs", cases, alone)
 
 
