@@ -77,7 +77,7 @@ def test_labels_are_complete(tiny_forge, frame):
 
 def test_regions_outside_the_view_are_refused(tiny_forge):
     dark = Case("dark", np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), bool))
-    with pytest.raises(ValueError, match="field of view"):
+    with pytest.raises(UserError, match="field of view"):
         tiny_forge.generate([job(dark)])
 
 
@@ -100,7 +100,7 @@ def test_examples_from_boxes_only(polyps, rng):
 
 def test_frames_without_any_region_are_an_error(rng):
     dark = Case("dark", np.zeros((160, 160, 3), np.uint8), np.zeros((160, 160), bool))
-    with pytest.raises(ValueError, match="no frame"):
+    with pytest.raises(UserError, match="no frame"):
         draw([prepare(dark)], TINY, rng)
 
 

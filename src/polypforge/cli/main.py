@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,6 +167,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("polypforge: stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        where = error.filename or "the output folder"
+        print(f"polypforge: {where} can't be written ({error.strerror}): free some space or choose another folder.", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         _usage_error(error)
         raise

@@ -81,7 +81,12 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
         *parents, last = key.split(".")
         level = result
         for parent in parents:
+            if not isinstance(level.get(parent) or {}, Mapping):
+                raise UserError(f"--set {assignment}: '{parent}' is a value, not a section.")
             level[parent] = dict(level.get(parent) or {})
             level = level[parent]
-        level[last] = yaml.safe_load(text)
+        try:
+            level[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: the value is not valid YAML ({str(error).splitlines()[0]}).") from error
     return result

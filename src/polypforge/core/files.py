@@ -104,6 +104,7 @@ def inside(folder: Path, relative: str) -> Path:
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; when the block ends well it takes the place of `target`, else it goes."""
     partial = target.parent / f".partial-{target.name}-{os.getpid()}"
+    aside = target.parent / f".old-{target.name}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
@@ -111,7 +112,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise UserError(f"{target.parent} can't be written ({error.strerror}): choose another output folder or free some space.") from error
     try:
         yield partial
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            os.replace(target, aside)
         os.replace(partial, target)
     finally:
+        if aside.exists() and not target.exists():  # the exchange was cut short: the old one stays
+            os.replace(aside, target)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)

@@ -34,7 +34,10 @@ def _open(path: Path) -> PIL.Image:
                 raise UserError(f"{path} is {picture.width}x{picture.height} pixels: scale it down to {MAX_SIDE_PX} a side or less.")
             if min(picture.size) < MIN_SIDE_PX:
                 raise UserError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE_PX} a side are needed.")
+            deep = ";16" in str(getattr(picture, "tile", ""))  # Pillow opens 16-bit RGB as 8-bit RGB
             picture.load()
+            if deep and picture.mode == "RGB":
+                raise UserError(f"{path} has more than 8 bits a channel: convert it to 8-bit RGB.")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
     except UnidentifiedImageError:
@@ -53,6 +56,12 @@ def read_image(path: Path) -> Image:
     would need a decision: more than 8 bits, CMYK, a used alpha channel, an EXIF rotation.
     """
     picture = _open(path)
+    _refuse_ambiguous(path, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _refuse_ambiguous(path: Path, picture: PIL.Image) -> None:
+    """Raises UserError for pictures that can't be read in one way only."""
     if picture.getexif().get(_ORIENTATION, 1) != 1:
         raise UserError(
             f"{path} carries an EXIF rotation, which its mask may not follow: rotate the pixels (exiftran -a) and save it again."
@@ -64,26 +73,29 @@ def read_image(path: Path) -> Image:
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
             raise UserError(f"{path} has transparent pixels: flatten it to RGB.")
-    return np.asarray(picture.convert("RGB"))
 
 
 def read_grey(path: Path) -> np.ndarray:
     """(H, W) uint8 of a mask file as stored; a palette mask gives its palette's grey. Raises UserError."""
     picture = _open(path)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if values.max() > 255 or values.min() < 0:
-            raise UserError(f"{path} is a mask with values up to {values.max()}: save it as 8 bits with 0 and 255.")
-        return values.astype(np.uint8)
+    _refuse_ambiguous(path, picture)
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8) * 255
+    if picture.mode != "L":
+        rgb = np.asarray(picture.convert("RGB")).astype(np.int16)
+        if (rgb.max(-1) - rgb.min(-1)).max() > 60:
+            raise UserError(f"{path} is a mask in colours: save it in black and white, or read it with --layout neopolyp.")
     return np.asarray(picture.convert("L"))
 
 
 def read_mask(path: Path) -> Mask:
-    """(H, W) bool: value >= 128. A mask stored as {0, 1} is refused, because >= 128 would empty it."""
+    """(H, W) bool: value >= 128. A mask with dark values only (such as {0, 1}) is refused: >= 128 would empty it.
+
+    The faint noise of an all-black JPEG is no value.
+    """
     grey = read_grey(path)
-    if 0 < grey.max() <= 8:
+    noise = 8 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    if noise < grey.max() < LESION_LEVEL:
         raise UserError(f"{path} is a mask with values 0..{grey.max()}: save it with 0 and 255.")
     return grey >= LESION_LEVEL
 

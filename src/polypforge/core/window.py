@@ -49,10 +49,11 @@ class Window:
 
     def uncrop(self, patch: NDArray, shape: tuple[int, int]) -> NDArray:
         """Draw a window-sized float32 or uint8 array (S, S[, C]) back into a frame of `shape` (height, width)."""
+        small = int(np.ceil(self.side_px))
+        if patch.shape[0] > small:  # warping doesn't average: shrink by area first, so that nothing aliases
+            patch = cv2.resize(patch, (small, small), interpolation=cv2.INTER_AREA)
         inverse = cv2.invertAffineTransform(self.matrix(patch.shape[0]))
-        shrink = patch.shape[0] > self.side_px
-        flags = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-        return cv2.warpAffine(patch, inverse, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.warpAffine(patch, inverse, (shape[1], shape[0]), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def around_mask(mask: Mask, scale: float, min_side_px: float) -> Window:

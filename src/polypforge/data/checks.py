@@ -20,7 +20,7 @@ from polypforge.data.field_of_view import field_of_view
 from polypforge.data.overlays import has_inset_box, overlay_text
 from polypforge.data.source import Source, SourceCase
 
-ERRORS = ("unreadable", "unpaired", "size-mismatch", "inverted-mask", "full-mask")  # such cases can't be used
+ERRORS = ("unreadable", "unpaired", "size-mismatch", "inverted-mask", "full-mask", "contradiction")  # such cases can't be used
 WARNINGS = ("soft-mask", "empty-mask", "exact-duplicate", "duplicate", "near-duplicate", "crosses-splits")
 NOTES = ("possible-near-duplicate", "burnt-in-text", "inset-box", "black-border")
 
@@ -115,8 +115,16 @@ def _mask_findings(case: SourceCase, loaded: Case) -> list[Finding]:
     if looks_inverted(mask):
         return [Finding("inverted-mask", (case.name,), f"{where} marks the surroundings instead of the lesion: invert it.")]
     if not mask.any():
-        known = " (labelled normal)" if loaded.label == NORMAL and case.label == NORMAL else ": the case counts as normal"
-        return [Finding("empty-mask", (case.name,), f"{where} is empty{known}.")] if case.label != NORMAL else []
+        if case.label == NORMAL:
+            return []
+        text = (
+            f"{where} is empty: the case counts as normal."
+            if not case.label
+            else f"{where} is empty, but the case is labelled {case.label}."
+        )
+        return [Finding("empty-mask" if not case.label else "contradiction", (case.name,), text)]
+    if case.label == NORMAL:
+        return [Finding("contradiction", (case.name,), f"{where} shows a lesion, but the case is labelled normal: mend one of them.")]
     if len(case.mask_paths) == 1 and not loaded.classes:
         share = soft_share(read_grey(where))
         if share > SOFT_SHARE:

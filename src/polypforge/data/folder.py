@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from polypforge.core.types import Case, Mask
 from polypforge.data.source import Source, SourceCase
 
 METADATA = "metadata.jsonl"
+CLASS_KEY = re.compile(r"mask_([A-Za-z0-9][A-Za-z0-9_-]*)_file_name")
 
 
 def is_data_set(folder: Path) -> bool:
@@ -28,28 +30,30 @@ def read_data_set(folder: Path) -> Source:
         where = f"{folder / METADATA}, line {number}"
         if "image_file_name" not in row:
             raise UserError(f"{where} lacks 'image_file_name': write the file with `polypforge data import`.")
-        masks = {"lesion": row.get("mask_file_name")}
-        masks |= {
-            k.removeprefix("mask_").removesuffix("_file_name"): v for k, v in row.items() if k.startswith("mask_") and k.count("_") > 2
-        }
-        if len(masks) > 1:
-            del masks["lesion"]  # the union is made again from the classes
-        paths = {name: inside(folder, file) for name, file in masks.items() if file}
-        image = inside(folder, row["image_file_name"])
-        cases.append(
-            SourceCase(
-                name=Path(row["image_file_name"]).stem,
-                image_path=image,
-                read_masks=partial(_read_classes, paths) if paths else None,
-                mask_paths=tuple(paths.values()),
-                boxes=tuple(tuple(b) for b in row.get("boxes") or ()),
-                label=row.get("label", ""),
-                group=row.get("group", ""),
-                split=row.get("split", ""),
-                provenance=json.loads(row.get("provenance") or "{}"),
-            )
-        )
+        try:
+            cases.append(_read_row(folder, row))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{where} has a value of the wrong type ({error}): see docs/data.md for what a row holds.") from error
     return Source(folder, "data set", cases)
+
+
+def _read_row(folder: Path, row: dict[str, Any]) -> SourceCase:
+    masks = {"lesion": row.get("mask_file_name")}
+    masks |= {m[1]: row[m[0]] for m in map(CLASS_KEY.fullmatch, row) if m}
+    if len(masks) > 1:
+        del masks["lesion"]  # the union is made again from the classes
+    paths = {name: inside(folder, file) for name, file in masks.items() if file}
+    return SourceCase(
+        name=Path(row["image_file_name"]).stem,
+        image_path=inside(folder, row["image_file_name"]),
+        read_masks=partial(_read_classes, paths) if paths else None,
+        mask_paths=tuple(paths.values()),
+        boxes=tuple((int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in row.get("boxes") or ()),
+        label=str(row.get("label") or ""),
+        group=str(row.get("group") or ""),
+        split=str(row.get("split") or ""),
+        provenance=dict(json.loads(row.get("provenance") or "{}")),
+    )
 
 
 def _read_classes(paths: dict[str, Path]) -> dict[str, Mask]:

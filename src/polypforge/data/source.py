@@ -61,7 +61,3 @@ class Source:
 
     def __iter__(self) -> Iterator[Case]:
         return (case.load() for case in self.cases)
-
-    def of_split(self, *splits: str) -> Source:
-        """Only the cases of these splits."""
-        return Source(self.path, self.layout, [c for c in self.cases if c.split in splits], [])

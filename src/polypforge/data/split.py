@@ -55,10 +55,13 @@ def split_cases(cases: Sequence[SourceCase], links: Sequence[tuple[str, str]], s
             left_out.append(case.name)
         elif ties:
             assigned[case.name] = ties.pop()
+            if case.group:
+                of_group[case.group] = assigned[case.name]
         else:
             free.append(case)
     for members in components(free, links):
         ties = {assigned[n] for c in members for n in neighbours[c.name] if n in assigned}
+        ties |= {of_group[c.group] for c in members if c.group in of_group}
         if len(ties) > 1:
             left_out += [c.name for c in members]
             continue
@@ -88,9 +91,10 @@ def components(cases: Sequence[SourceCase], links: Sequence[tuple[str, str]]) ->
     return list(found.values())
 
 
-def crossing(split: Split, links: Sequence[tuple[str, str]]) -> int:
-    """How many links lead from one split to another: the proof is that it is 0."""
-    return sum(1 for a, b in links if a in split.of and b in split.of and split.of[a] != split.of[b])
+def crossing(split: Split, cases: Sequence[SourceCase], links: Sequence[tuple[str, str]]) -> int:
+    """How many components lie in more than one split: the proof is that it is 0."""
+    kept = [c for c in cases if c.name in split.of]
+    return sum(len({split.of[c.name] for c in members}) > 1 for members in components(kept, links))
 
 
 def _by_hash(digest: str, shares: Mapping[str, float]) -> str:

@@ -37,7 +37,7 @@ def as_denoiser(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Turn `network(z, time, cond) -> x` into the house's contract `denoise(x, sigma, cond) -> x0`; sigma is (B,) or a scalar."""
 
     def denoise(x: Tensor, sigma: Tensor, cond) -> Tensor:
-        time = 1 / (1 + sigma.expand(len(x)))
+        time = 1 / (1 + sigma.to(x.device).expand(len(x)))
         return network(x * time.view(-1, 1, 1, 1), time, cond)
 
     return denoise

@@ -12,6 +12,7 @@ from polypforge.core.files import read_json, read_jsonl, write_json, write_jsonl
 from polypforge.core.images import read_image, read_mask
 from polypforge.core.types import Case, Request
 from polypforge.data.folder import METADATA, write_case
+from polypforge.masks.attributes import to_vector
 
 
 class CaseStore:
@@ -48,11 +49,21 @@ class CaseStore:
             provenance=json.loads(row["provenance"]),
         )
 
-    def finish(self, requests: Iterable[Request]) -> int:
-        """Write `metadata.jsonl` with the requests' cases in their order, intermediate ones left out. Returns their number."""
+    def finish(self, requests: Iterable[Request], gates: dict[str, dict[str, Any]] | None = None) -> int:
+        """Write `metadata.jsonl` with the requests' cases in their order, intermediate ones left out. Returns their number.
+
+        gates: what a gate found, by request id; it joins the provenance in the metadata.
+        """
         done = self.done()
-        rows = [self.row(r.id) for r in requests if r.id in done]
-        kept = [{k: v for k, v in row.items() if k != "intermediate"} for row in rows if not row["intermediate"]]
+        kept = []
+        for request in requests:
+            row = self.row(request.id) if request.id in done else {"intermediate": True}
+            if row.pop("intermediate"):
+                continue
+            if gates and request.id in gates:
+                provenance = json.loads(row["provenance"]) | {"gates": gates[request.id]}
+                row["provenance"] = json.dumps(provenance, ensure_ascii=False, sort_keys=True)
+            kept.append(row)
         write_jsonl(self.folder / METADATA, kept)
         return len(kept)
 
@@ -65,8 +76,14 @@ def read_requests(path: Path) -> list[Request]:
             request = Request.from_json(row)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, request {number}, is not valid ({error}): it needs background, label, region and seed.") from error
-        if request.label not in ("polyp", "normal") or len(request.region) < 3:
-            raise UserError(f"{path}, request {number}: the label is polyp or normal, and the region has at least three corners.")
+        if request.label not in ("polyp", "normal") or len(request.region) < 3 or not isinstance(request.seed, int):
+            raise UserError(
+                f"{path}, request {number}: the label is polyp or normal, the region has three corners or more, the seed is an integer."
+            )
+        try:
+            to_vector(request.attributes)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, request {number}: {error}.") from error
         requests[request.id] = request
     return list(requests.values())
 

@@ -39,7 +39,7 @@ def locate(model: str, offline: bool = False) -> Path:
                 refuse_pickles(folder)
                 return folder
         raise UserError(f"{model} holds no weights: it needs a config.json (a finished run, or a folder of save_pretrained).")
-    if model.count("/") == 1 and not model.startswith((".", "/")):
+    if model.count("/") == 1 and not model.startswith((".", "/")) and not Path(model).parent.is_dir():
         return _from_hub(model, offline)
     raise UserError(f"{model}: no such folder; weights are named by folder, hub id (owner/name) or {STARTER}NAME.")
 

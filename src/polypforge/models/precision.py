@@ -11,7 +11,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     """True on GPUs with bf16 units and on CPUs with bf16 instructions (AVX-512 BF16, AMX)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fast_inference(device: torch.device) -> AbstractContextManager:

@@ -15,8 +15,6 @@ from polypforge.masks import attributes
 from polypforge.masks.shapes import box_mask, components
 from polypforge.proposals.places import loosened, propose, region_polygon
 
-EDITS = ("place", "replace", "add", "move")
-
 
 @dataclass(frozen=True)
 class PlanConfig:
@@ -59,7 +57,7 @@ class Planner:
         """
         for attempt in range(25):
             rng = numpy_rng(self.seed, "plan", index, attempt)
-            name = self.names[self._order[(index + attempt * 7) % len(self.names)]]
+            name = self.names[self._order[(index + attempt) % len(self.names)]]
             planned = self._plan(prepare(self.load(name)), rng, seed_from(self.seed, "sample", index))
             if planned:
                 return planned

@@ -18,10 +18,13 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare, random_window
@@ -121,10 +124,15 @@ class WindowSegmenter(Trainable):
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
-        model = cls(from_dict(SegmenterConfig, json.loads((folder / "config.json").read_text())["config"]))
-        model.net.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
-        )
+        config = read_json(folder / "config.json")
+        if not isinstance(config, dict) or config.get("model") != cls.name:
+            raise UserError(f"{folder / 'config.json'} is no {cls.name} that `polypforge train` saved.")
+        model = cls(from_dict(SegmenterConfig, config["config"], str(folder / "config.json")))
+        try:
+            state = load_file(folder / "model.safetensors")
+            model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
         return model.to(memory_format=torch.channels_last)
 
 

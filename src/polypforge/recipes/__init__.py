@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.recipes.base import Job, Recipe
@@ -30,6 +32,6 @@ def load_recipe(folder: Path) -> Recipe:
         raise UserError(f"{folder / 'config.json'} doesn't name a recipe: this is no generator that `polypforge train` saved.")
     try:
         recipe = recipe_class(config["recipe"]).load_pretrained(folder)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
     return recipe.eval()  # type: ignore[return-value]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from polypforge.core.types import Case, Request
+from polypforge.models.locate import locate
 from polypforge.models.trainable import Batch, Trainable
 
 __all__ = ["Batch", "Job", "Recipe"]
@@ -38,3 +40,10 @@ class Recipe(Trainable):
 
         The result of a job depends on its request and background only, never on its neighbours in the batch.
         """
+
+    @staticmethod
+    def from_pretrained(model: str | Path, offline: bool = False) -> Recipe:
+        """The recipe saved in a folder, on the hub, or shipped as `starter:NAME`, ready to generate. Raises UserError."""
+        from polypforge.recipes import load_recipe  # the table of recipes knows the subclasses
+
+        return load_recipe(locate(str(model), offline))

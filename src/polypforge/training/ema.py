@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,9 +34,3 @@ class EMA:
             yield
         finally:
             module.load_state_dict(own)
-
-    def averaged(self, module: nn.Module) -> nn.Module:
-        """A copy of the module with the averaged weights."""
-        twin = copy.deepcopy(module)
-        twin.load_state_dict(self.weights)
-        return twin

@@ -122,16 +122,21 @@ class Trainer:
         with self.accelerator.autocast():
             loss, parts = self.wrapped(batch, generator)
         if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {float(loss.detach())} at step {progress.step}: run again with a lower rate (--set training.learning_rate="
-                f"{config.learning_rate / 3:.0e}) or training.precision=fp32; the last good checkpoint is in {self.checkpoints.folder}."
-            )
+            raise UserError(f"the loss is {float(loss.detach())} at step {progress.step}: {self._advice()}")
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
+        if norm is not None and not torch.isfinite(norm):
+            raise UserError(f"the gradient is {float(norm)} at step {progress.step}: {self._advice()}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.model, progress.step)
         return {name: float(value) for name, value in parts.items()}
+
+    def _advice(self) -> str:
+        return (
+            f"run again with a lower rate (--set training.learning_rate={self.config.learning_rate / 3:.0e}) or training.precision=fp32; "
+            f"the last good checkpoint is in {self.checkpoints.folder}."
+        )
 
     def _share_done(self) -> float:
         by_steps = self.progress.step / self.config.max_steps if self.config.max_steps else 0.0
@@ -181,7 +186,7 @@ class Trainer:
         self.model.train()
 
     def _checkpoint(self) -> None:
-        if self._is_main:
+        if self._is_main and self.progress.step not in self.checkpoints.steps():
             self.checkpoints.save(self.model, self.ema, self.optimizer, self.progress)
 
     def _save(self, name: str) -> None:

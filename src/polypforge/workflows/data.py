@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_jsonl, write_jsonl, write_text
+from polypforge.core.files import read_jsonl, whole_folder, write_jsonl, write_text
 from polypforge.core.images import write_png
 from polypforge.data.checks import CheckReport
 from polypforge.data.field_of_view import field_of_view
@@ -21,6 +22,7 @@ from polypforge.data.split import SPLITS, crossing, split_cases
 from polypforge.reporting.panels import LABEL_COLOUR, outlined
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.opened import run_check
+from polypforge.workflows.run_folder import refuse_nesting
 
 
 def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -> CheckReport:
@@ -63,8 +65,10 @@ def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = Fa
         console.print(f"Left out: {text}")
     if not good:
         raise UserError(f"{data} holds no case that can be used.")
-    rows = copy_real(Source(source.path, source.layout, good), out)
-    write_jsonl(out / METADATA, rows)
+    refuse_nesting(data, out)
+    with whole_folder(out) as folder:
+        rows = copy_real(Source(source.path, source.layout, good), folder)
+        write_jsonl(folder / METADATA, rows)
     return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad)}
 
 
@@ -91,13 +95,19 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str
             write_text(out / f"{name}.txt", "".join(f"{c.image_path.name}\n" for c in cases if split.of.get(c.name) == name))
     else:
         rows = read_jsonl(data / METADATA)
-        write_jsonl(data / METADATA, (row | {"split": split.of.get(Path(row["image_file_name"]).stem, "")} for row in rows))
+        write_jsonl(data / METADATA, (row | {"split": _new_split(row, split.of, usable)} for row in rows))
     return {
         "counts": split.counts(),
         "left_out": list(split.left_out),
         "links": len(report.pairs),
-        "crossing": crossing(split, report.pairs),
+        "crossing": crossing(split, cases, report.pairs),
     }
+
+
+def _new_split(row: dict[str, Any], of: Mapping[str, str], usable: set[str]) -> str:
+    """A case that can't be read today keeps its split: it must not come back in another one."""
+    name = Path(row["image_file_name"]).stem
+    return of.get(name, "") if name in usable else row.get("split", "")
 
 
 def _listed(folder: Path, name: str) -> str:

@@ -17,7 +17,7 @@ from polypforge.core.files import read_jsonl, write_json, write_jsonl
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.data.layouts import open_source
-from polypforge.generation.runner import generate
+from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, weights_hash
 from polypforge.proposals.plan import Planner
@@ -29,10 +29,10 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gate import spoil_children
-from polypforge.workflows.opened import Opened, fingerprint_of, open_checked
+from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.report_expand import write_report
-from polypforge.workflows.run_folder import claim, versions
+from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
 MOST_TRIES = 6  # requests made per case asked for, before giving up
 
@@ -84,23 +84,37 @@ def expand(
     gate = _gate_config(min_iou)
     folder, judge_folder = locate(model, offline), locate(judge_model, offline)
     settings = {
-        "data": str(data.resolve()), "num": num, "model": model, "weights": weights_hash(folder), "judge": weights_hash(judge_folder),
-        "budget_seconds": budget_seconds, "seed": seed, "min_iou": min_iou, "skip_bad": skip_bad, "synthetic_only": synthetic_only,
-    }  # fmt: skip
-    open_source(data, layout)  # a bad folder is an error before anything is written
+        "data": str(data.resolve()),
+        "num": num,
+        "model": model,
+        "weights": weights_hash(folder),
+        "judge": weights_hash(judge_folder),
+        "layout": layout,
+        "budget_seconds": budget_seconds,
+        "seed": seed,
+        "min_iou": min_iou,
+        "skip_bad": skip_bad,
+        "synthetic_only": synthetic_only,
+    }
+    open_source(data, layout)  # a bad folder is an error before anything else
+    refuse_nesting(data, out)
     work = out / "work"
-    claim(out, "expand", settings)
-    opened = open_checked(data, layout, skip_bad, cache=work / "check.json")
-    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
-    if budget_seconds:
-        folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
-    recipe = load_recipe(folder).to(device_of(device))
-
+    cache = work / "check.json"
+    opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
+    _refuse_what_cannot_be_expanded(opened, load)
+    claim(out, "expand", settings)
+    keep_report(opened, cache)
+    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
+    recipe = load_recipe(folder).to(device_of(device))
     planner = make_planner(opened, load, seed)
     _state_cost(recipe, planner, load, num, opened, budget_seconds)
+    if budget_seconds:
+        folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
+        recipe = load_recipe(folder).to(device_of(device))
+        model = f"{model}, fine-tuned for {budget_seconds:g} s"
 
-    store = CaseStore(work / "generated")
+    store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
         "recipe": getattr(recipe, "name", ""), "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
         "data": fingerprint_of(opened.source), "versions": versions(),
@@ -131,6 +145,21 @@ def _gate_config(min_iou: float) -> GateConfig:
         return GateConfig(min_iou)
     except ValueError as error:
         raise UserError(f"--min-iou {min_iou}: {error}.") from None
+
+
+def _refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> None:
+    """Labels that the generator could not keep complete."""
+    first = load(opened.source.cases[0].name)
+    if first.classes:
+        raise UserError(
+            f"{opened.source.path} has several classes ({', '.join(first.classes)}): expand one class at a time, as a data set of its own."
+        )
+    boxes_only = [c.name for c in opened.source.cases if c.read_masks is None and c.boxes]
+    if boxes_only:
+        raise UserError(
+            f"{len(boxes_only)} cases of {opened.source.path} have boxes but no masks ('{boxes_only[0]}' ...): boxes can train a recipe "
+            "(polypforge train), but cases to expand need masks."
+        )
 
 
 def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened, budget: float | None) -> None:

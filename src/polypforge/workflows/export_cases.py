@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def copy_real(source: Source, out: Path) -> list[dict[str, Any]]:
         task = bar.add_task("copy", total=len(source))
         for entry in source.cases:
             case = entry.load()
+            case.name = plain_name(case.name)
             suffix = entry.image_path.suffix.lower()
             content = entry.image_path.read_bytes() if suffix in KEPT_SUFFIXES else b""
             if not content or carries_metadata(content):
@@ -34,9 +36,20 @@ def copy_real(source: Source, out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+_SPLIT_WORD = re.compile(
+    r"(?:^|(?<=[-._ ]))(train|training|validation|valid|val|dev|testing|test|eval|evaluation)(?=$|[-._ ])", re.IGNORECASE
+)
+
+
+def plain_name(name: str) -> str:
+    """A name from which Hugging Face `datasets` reads no split: `test_1` would put a case into "test", and drop its labels."""
+    return _SPLIT_WORD.sub(r"\1x", name)
+
+
 def carries_metadata(content: bytes) -> bool:
     """True when the file holds EXIF, comments or text, which may name a patient."""
     with PIL.open(io.BytesIO(content)) as picture:
+        picture.load()  # text may also stand after the pixels
         keys = set(picture.info) - {
             "jfif",
             "jfif_version",

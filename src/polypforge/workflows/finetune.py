@@ -26,4 +26,6 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     )  # fmt: skip
     trainer = Trainer(recipe, pool, held, out, config, device=device)
     trainer.run()
+    if trainer.stop_asked:
+        raise KeyboardInterrupt
     return out / "model"

@@ -13,7 +13,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import write_jsonl
 from polypforge.data.folder import METADATA
 from polypforge.generation.writer import CaseStore, read_requests
-from polypforge.models.locate import locate
+from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.gate import GateConfig, Verdict, judge
 from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.workflows.device import device_of
@@ -32,7 +32,8 @@ def gate_folder(
         config = GateConfig(min_iou)
     except ValueError as error:
         raise UserError(f"--min-iou {min_iou}: {error}.") from None
-    segmenter = WindowSegmenter.load_pretrained(locate(model, offline)).to(device_of(device)).eval()
+    judge_folder = locate(model, offline)
+    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
     store = CaseStore(folder)
     done = store.done()
     requests = [r for r in read_requests(folder / "requests.jsonl") if r.id in done]
@@ -47,7 +48,8 @@ def gate_folder(
             bar.advance(task, len(part))
     spoil_children(requests, verdicts)
     write_jsonl(folder / "gate.jsonl", (verdicts[r.id].to_json() for r in requests))
-    store.finish([r for r in requests if verdicts[r.id].kept])
+    judged = {"judge": model, "weights": weights_hash(judge_folder), "min_iou": min_iou}
+    store.finish([r for r in requests if verdicts[r.id].kept], {r.id: judged | {"segmenter_iou": verdicts[r.id].score} for r in requests})
     parents = {r.parent for r in requests}
     finals = [verdicts[r.id] for r in requests if r.id not in parents]
     reasons = Counter(v.reason for v in finals if not v.kept)

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl
 from polypforge.core.types import Request
 from polypforge.data.layouts import open_source
 from polypforge.generation.runner import generate
@@ -16,9 +17,9 @@ from polypforge.generation.writer import CaseStore, read_requests, write_request
 from polypforge.models.locate import locate, weights_hash
 from polypforge.recipes import load_recipe
 from polypforge.workflows.device import device_of
-from polypforge.workflows.opened import fingerprint_of, open_checked
+from polypforge.workflows.opened import fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
-from polypforge.workflows.run_folder import claim, versions
+from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
 
 def generate_cases(
@@ -51,9 +52,18 @@ def generate_cases(
         "requests": str(requests_file.resolve()) if requests_file else None,
     }  # fmt: skip
     open_source(data, layout)  # a bad folder is an error before anything is written
-    claim(out, "generate", settings)
-    opened = open_checked(data, layout, skip_bad, cache=out / "check.json", min_lesions=1)
+    refuse_nesting(data, out)
+    cache = out / "check.json"
+    opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
     load = opened.loader()
+    known = {c.name for c in opened.source.cases}
+    for request in requests:
+        if request.background not in known:
+            raise UserError(
+                f"{requests_file}: request {request.id} asks for the background '{request.background}', which {data} doesn't have."
+            )
+    claim(out, "generate", settings)
+    keep_report(opened, cache)
     if not requests:
         planner = make_planner(opened, load, seed)
         requests = [r for i in range(num or 0) for r in planner.requests(i)]
@@ -72,7 +82,9 @@ def generate_cases(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
         made = generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
-    return {"made": made, "cases": store.finish(requests), "out": str(out)}
+    verdicts = out / "gate.jsonl"  # cases that were rejected stay so
+    rejected = {row["id"] for row in read_jsonl(verdicts) if not row["kept"]} if verdicts.exists() else set()
+    return {"made": made, "cases": store.finish([r for r in requests if r.id not in rejected]), "out": str(out)}
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -17,19 +17,21 @@ from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
-from polypforge.data.split import split_cases
+from polypforge.data.split import components, split_cases
 
-MIN_LESIONS = 4
+MIN_CASES = 4
 CACHED_FRAMES = 64
 
 
 @dataclass
 class Opened:
-    """source: the cases that can be used, each with a split. report: what the check found. skipped: names left out, by reason."""
+    """source: the cases that can be used, each with a split. report: what the check found. skipped: names left out, by reason.
+    state: see `file_state`."""
 
     source: Source
     report: CheckReport
     skipped: dict[str, list[str]]
+    state: str
 
     def cases(self, split: str) -> list[SourceCase]:
         return [c for c in self.source.cases if c.split == split]
@@ -50,11 +52,15 @@ class Opened:
 def file_state(source: Source) -> str:
     """A hash of names, sizes and change times of all files: cheap, and enough to see that a folder is the one checked before."""
     paths = [p for c in source.cases for p in (c.image_path, *c.mask_paths)] + source.unpaired
-    return content_hash([[str(p.relative_to(source.path)), p.stat().st_size, p.stat().st_mtime_ns] for p in paths])
+    stats = [(p, p.stat() if p.is_file() else None) for p in paths]
+    return content_hash([source.layout, [[str(p), s.st_size, s.st_mtime_ns] if s else [str(p)] for p, s in stats]])
 
 
 def run_check(source: Source, cache: Path | None = None) -> CheckReport:
-    """Check with a progress bar; a report in `cache` for the same files is used instead of checking again."""
+    """Check with a progress bar; a report in `cache` for the same files is used instead of checking again.
+
+    A new report is written to `cache` only when no file is bad: a refused folder leaves nothing behind.
+    """
     state = file_state(source)
     if cache and cache.exists():
         stored = read_json(cache)
@@ -64,9 +70,14 @@ def run_check(source: Source, cache: Path | None = None) -> CheckReport:
     with Progress(*columns, console=console, transient=True) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in ("cases", "pairs")}
         report = check(source, lambda stage, total: bar.update(tasks[stage], total=total, advance=1))
-    if cache:
+    if cache and not any(f.severity == "error" for f in report.findings):
         write_json(cache, {"state": state, "report": report.to_json()})
     return report
+
+
+def keep_report(opened: Opened, cache: Path) -> None:
+    """Store the report of an opened folder, so that a resumed run need not check again."""
+    write_json(cache, {"state": opened.state, "report": opened.report.to_json()})
 
 
 def open_checked(
@@ -75,7 +86,7 @@ def open_checked(
     skip_bad: bool = False,
     val_share: float = 0.1,
     cache: Path | None = None,
-    min_lesions: int = MIN_LESIONS,
+    min_cases: int = MIN_CASES,
 ) -> Opened:
     """Open, check and split `data`. Bad files stop it with UserError unless `skip_bad`, which leaves them out and says so.
 
@@ -83,6 +94,7 @@ def open_checked(
     that is a near-duplicate of a held-out case is left out.
     """
     source = open_source(data, layout)
+    state = file_state(source)
     report = run_check(source, cache)
     skipped: dict[str, list[str]] = {}
     errors = [f for f in report.findings if f.severity == "error"]
@@ -97,8 +109,13 @@ def open_checked(
         console.print(f"Leaving out {len(skipped['bad file'])} bad files (--skip-bad).")
     usable = set(report.usable)
     cases = [c for c in source.cases if c.name in usable]
-    if len(cases) < min_lesions:
-        raise UserError(f"{data} has {len(cases)} usable case(s): at least {min_lesions} labelled lesions are needed.")
+    if len(cases) < min_cases:
+        raise UserError(f"{data} has {len(cases)} usable case(s): at least {min_cases} labelled cases are needed.")
+    synthetic = [c.name for c in cases if c.provenance.get("synthetic")]
+    if synthetic:
+        skipped["synthetic case"] = synthetic
+        console.print(f"Leaving out {len(synthetic)} synthetic cases: only real ones are learned from and repainted.")
+        cases = [c for c in cases if not c.provenance.get("synthetic")]
     leaking = _leaking(cases, report.pairs)
     if leaking:
         skipped["near-duplicate of a held-out case"] = sorted(leaking)
@@ -112,17 +129,16 @@ def open_checked(
     split = split_cases(cases, links, {"train": 1 - val_share, "val": val_share})
     for case in cases:
         case.split = split.of.get(case.name, "")
-    return Opened(Source(source.path, source.layout, [c for c in cases if c.split], []), report, skipped)
+    return Opened(Source(source.path, source.layout, [c for c in cases if c.split], []), report, skipped, state)
 
 
 def _leaking(cases: Sequence[SourceCase], pairs: Sequence[tuple[str, str]]) -> set[str]:
-    """Training cases tied to a case of another given split. A tie between val and test costs the val case."""
-    split = {c.name: c.split for c in cases}
-    rank = {"train": 0, "val": 1, "test": 2}
+    """Cases that hang together with one of a split that matters more (test, then val, then train), directly or through others."""
+    rank = {"": 0, "train": 0, "val": 1, "test": 2}
     found = set()
-    for a, b in pairs:
-        if split.get(a) and split.get(b) and split[a] != split[b]:
-            found.add(min((a, b), key=lambda n: rank.get(split[n], 2)))
+    for members in components(cases, pairs):
+        top = max(rank[c.split] for c in members)
+        found |= {c.name for c in members if rank[c.split] < top}
     return found
 
 

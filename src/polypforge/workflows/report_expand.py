@@ -9,8 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from polypforge.core.types import Attributes, Case, Request
+from polypforge.core.types import Attributes, Case, Image, Mask, Request
 from polypforge.core.window import around_mask
+from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import bounding_box, components, polygon_mask
 from polypforge.proposals.plan import measure_lesions
@@ -29,7 +30,7 @@ COPY_CORRELATION = 0.95  # above it a synthetic lesion is named as a possible co
 def write_report(
     out: Path,
     opened: Opened,
-    load,
+    load: LoadBackground,
     store: CaseStore,
     made: list[Request],
     accepted: list[Request],
@@ -40,18 +41,17 @@ def write_report(
 ) -> Path:
     """Write `report.html` into `out` and return its path."""
     rejected = [r for r in made if not verdicts[r.id].kept]
-    results = {r.id: store.load(r.id) for r in [*accepted, *rejected[:SHOWN_REJECTED]]}
-    synthetic = [a for r in accepted for a in _measure(results[r.id], r)]
-    pictures, top, text = _neighbours(opened, load, accepted, results)
+    lesions = [_Drawn(store.load(r.id), r) for r in accepted]  # measurements only: the frames are let go one by one
+    pictures, top, text = _neighbours(opened, load, lesions, store)
     page = Page(
         title="PolypForge: expanded data set",
         lead=f"{len(accepted)} synthetic cases made from {len(opened.cases('train'))} real ones of {opened.source.path.name}.",
         numbers=_numbers(made, accepted, verdicts, calibration),
         warnings=_warnings(opened, made, accepted, top, int(settings["num"])),
-        accepted=[_picture(r, results[r.id], load, store, verdicts) for r in accepted[:SHOWN]],
-        rejected=[_picture(r, results[r.id], load, store, verdicts) for r in rejected[:SHOWN_REJECTED]],
+        accepted=[_picture(r, store.load(r.id), load, verdicts) for r in accepted[:SHOWN]],
+        rejected=[_picture(r, store.load(r.id), load, verdicts) for r in rejected[:SHOWN_REJECTED]],
         reasons=_reasons(rejected, verdicts, len(made)),
-        charts=_charts(references, synthetic, opened, load, accepted, results),
+        charts=_charts(references, lesions, opened, load),
         neighbours=pictures,
         neighbours_text=text,
         findings=[{"kind": k, "count": n} for k, n in opened.report.counts().items()],
@@ -118,7 +118,7 @@ def _window(request: Request, case: Case):
     return around_mask(region, 1.9, 72), region
 
 
-def _picture(request: Request, case: Case, load, store: CaseStore, verdicts: dict[str, Verdict]) -> Picture:
+def _picture(request: Request, case: Case, load: LoadBackground, verdicts: dict[str, Verdict]) -> Picture:
     source = load(request.background)
     window, region = _window(request, case)
     label = case.mask if case.mask is not None else np.zeros(case.size, bool)
@@ -140,11 +140,23 @@ def _reasons(rejected, verdicts, made: int) -> list[dict[str, Any]]:
     return [{"reason": reason, "count": n, "share": f"{n / made:.0%}"} for reason, n in counts.most_common()]
 
 
-def _measure(case: Case, request: Request) -> list[Attributes]:
-    if case.mask is None:
-        return []
-    part = drawn_lesion(case, polygon_mask(list(request.region), case.size))
-    return measure_lesions(Case(case.name, case.image, part)) if part.any() else []
+class _Drawn:
+    """What the report needs of an accepted case's new lesion, without its pixels."""
+
+    def __init__(self, case: Case, request: Request) -> None:
+        part = drawn_lesion(case, polygon_mask(list(request.region), case.size))
+        self.request = request
+        self.attributes = measure_lesions(Case(case.name, case.image, part))
+        self.centre = _centre(part)
+        self.view = descriptor(case.image, part)
+
+    def thumbnail(self, store: CaseStore) -> Image:
+        case = store.load(self.request.id)
+        return _closeup(case, drawn_lesion(case, polygon_mask(list(self.request.region), case.size)))
+
+
+def _closeup(case: Case, lesion: Mask) -> Image:
+    return around_mask(lesion, 1.5, 32).crop(case.image, 160)
 
 
 def _centre(mask: np.ndarray) -> tuple[float, float]:
@@ -152,7 +164,8 @@ def _centre(mask: np.ndarray) -> tuple[float, float]:
     return (x0 + x1) / 2 / mask.shape[1], (y0 + y1) / 2 / mask.shape[0]
 
 
-def _charts(references, synthetic, opened: Opened, load, accepted, results) -> list[str]:
+def _charts(references: list[Attributes], lesions: list[_Drawn], opened: Opened, load: LoadBackground) -> list[str]:
+    synthetic = [a for drawn in lesions for a in drawn.attributes]
     ranges = {
         "size": ("size: sqrt(lesion area / field of view)", 0.0, 0.8),
         "elongation": ("elongation: minor / major axis", 0.2, 1.0),
@@ -167,23 +180,24 @@ def _charts(references, synthetic, opened: Opened, load, accepted, results) -> l
     ]
     real = [load(c.name) for c in opened.cases("train")[:60]]
     places = [_centre(c.mask) for c in real if c.mask is not None and c.mask.any()]
-    made = [_centre(drawn_lesion(results[r.id], polygon_mask(list(r.region), results[r.id].size))) for r in accepted]
+    made = [drawn.centre for drawn in lesions]
     return [*charts, place_map("where real lesions lie", places, "#7a8794"), place_map("where synthetic lesions lie", made, "#d9714e")]
 
 
-def _neighbours(opened: Opened, load, accepted, results) -> tuple[list[Picture], float, str]:
+def _neighbours(opened: Opened, load: LoadBackground, lesions: list[_Drawn], store: CaseStore) -> tuple[list[Picture], float, str]:
     """The accepted cases with the most similar real lesions, the highest correlation, and a sentence on what it means."""
-    real: list[tuple[Case, np.ndarray]] = []
+    names: list[tuple[str, int]] = []
+    bank = []
     for entry in opened.cases("train"):
-        if len(real) >= COMPARED_REAL:
+        if len(bank) >= COMPARED_REAL:
             break
         case = load(entry.name)
-        real += [(case, lesion) for lesion in components(case.mask, 60)] if case.mask is not None else []
-    lesions = [(results[r.id], drawn_lesion(results[r.id], polygon_mask(list(r.region), results[r.id].size))) for r in accepted]
-    if not real or not lesions:
+        for number, lesion in enumerate(components(case.mask, 60) if case.mask is not None else []):
+            names.append((entry.name, number))
+            bank.append(descriptor(case.image, lesion))
+    if not bank or not lesions:
         return [], 0.0, "There was nothing to compare."
-    bank = [descriptor(c.image, m) for c, m in real]
-    found = nearest([descriptor(c.image, m) for c, m in lesions], bank)
+    found = nearest([drawn.view for drawn in lesions], bank)
     among_real = []
     for i, view in enumerate(bank):
         others = bank[:i] + bank[i + 1 :]
@@ -192,16 +206,16 @@ def _neighbours(opened: Opened, load, accepted, results) -> tuple[list[Picture],
     order = sorted(range(len(found)), key=lambda i: -found[i].correlation)[:SHOWN_NEIGHBOURS]
     pictures = []
     for i in order:
-        case, lesion = lesions[i]
-        other, twin = real[found[i].index]
-        pair = [around_mask(m, 1.5, 32).crop(c.image, 160) for c, m in ((case, lesion), (other, twin))]
+        name, number = names[found[i].index]
+        case = load(name)
+        twin = _closeup(case, components(case.mask, 60)[number]) if case.mask is not None else case.image[:160, :160]
         gap = np.full((160, 3, 3), 255, np.uint8)
-        caption = f"{accepted[i].id} (left) and real '{other.name}': correlation {found[i].correlation:.2f}"
-        pictures.append(Picture(data_uri(cv2.hconcat([pair[0], gap, pair[1]])), caption))
+        caption = f"{lesions[i].request.id} (left) and real '{name}': correlation {found[i].correlation:.2f}"
+        pictures.append(Picture(data_uri(cv2.hconcat([lesions[i].thumbnail(store), gap, twin])), caption))
     top = found[order[0]].correlation
     synthetic_level = float(np.quantile([f.correlation for f in found], 0.95))
     text = (
-        f"The synthetic lesions that look most like one of {len(real)} real ones (grey windows of "
+        f"The synthetic lesions that look most like one of {len(bank)} real ones (grey windows of "
         "24x24, any turn or mirror image; 1 is a copy). "
         "95th percentile: "
         f"{synthetic_level:.2f} for synthetic to real"

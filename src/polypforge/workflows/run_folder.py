@@ -11,8 +11,8 @@ from polypforge.core.files import read_json, write_json
 RUN_FILE = "run.json"
 
 
-def claim(folder: Path, command: str, settings: dict[str, Any]) -> bool:
-    """Take `folder` for a run of `command` with `settings`. True when it holds that very run already, to be resumed.
+def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
+    """True when `folder` holds this very run already, False when it is free. Writes nothing.
 
     Raises UserError when the folder holds something else, or a run with other settings, naming the first that differs.
     """
@@ -30,8 +30,20 @@ def claim(folder: Path, command: str, settings: dict[str, Any]) -> bool:
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no run of `polypforge {command}`: choose another output folder.")
-    write_json(path, {"command": command, "settings": settings})
     return False
+
+
+def claim(folder: Path, command: str, settings: dict[str, Any]) -> None:
+    """Take `folder` for a run. Raises UserError as `resumes` does."""
+    if not resumes(folder, command, settings):
+        write_json(folder / RUN_FILE, {"command": command, "settings": settings})
+
+
+def refuse_nesting(data: Path, out: Path) -> None:
+    """A result inside its own data would be read as data the next time."""
+    data, out = data.resolve(), out.resolve()
+    if out.is_relative_to(data) or data.is_relative_to(out):
+        raise UserError(f"{out} and {data} lie inside each other: choose an output folder beside the data.")
 
 
 def versions() -> dict[str, str]:

@@ -41,7 +41,9 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
     for name in (JUDGE, FORGE):
         budget = float(read_yaml(shipped_config(name))["training"]["budget_seconds"]) * budget_share
-        train(name, folders, out / name, budget_seconds=budget, device=device)
+        result = train(name, folders, out / name, budget_seconds=budget, device=device)
+        if result["seconds"] < budget:  # interrupted: the same command goes on
+            raise KeyboardInterrupt
     return pack_starter(folders, out / FORGE / "model", out / JUDGE / "model", out, device)
 
 

@@ -19,6 +19,7 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import POLYP, Case, Request
 from polypforge.core.window import around_mask
+from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask, polygon_mask
 from polypforge.models.trainable import Trainable
@@ -29,6 +30,7 @@ from polypforge.recipes import RECIPES, Job, Recipe, recipe_class
 from polypforge.reporting.panels import sheet, strip
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
+from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import claim, versions
 
@@ -98,7 +100,12 @@ def train(
         "data": [str(Path(d).resolve()) for d in data],
         "config": {k: v for k, v in values.items() if k != "training"},
     }
-    settings["training"] = {k: v for k, v in asdict(training).items() if k not in ("max_steps", "budget_seconds")}
+    # What may change between the parts of one run: its end, and what the advice after a NaN asks for.
+    free = ("max_steps", "budget_seconds", "learning_rate", "precision")
+    settings["training"] = {k: v for k, v in asdict(training).items() if k not in free}
+    device = device_of(device)
+    for folder in data:
+        open_source(folder)
     if main:
         claim(out, f"train {name}", settings)
     opened = [
@@ -114,6 +121,8 @@ def train(
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
     )
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
+    if not len(pool):
+        raise UserError(f"no case of the data can train {name}: the judge needs masks, not boxes.")
     preview = _previewer(out, held) if isinstance(model, Recipe) else None
     trainer = Trainer(model, pool, held, out, training, preview, device)
     progress = trainer.run()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as PIL
-
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
-from polypforge.core.images import image_files
+from polypforge.core.files import inside, read_json
+from polypforge.core.images import image_files, read_image
 from polypforge.core.types import NORMAL, POLYP, Box
 from polypforge.data.layouts.pairs import unique_names
 from polypforge.data.source import Source, SourceCase
 
 
 def _box(values: list[float], where: str) -> Box:
+    if len(values) != 4:
+        raise UserError(f"{where}: a box needs four numbers, not {len(values)}.")
     x0, y0, x1, y1 = (round(v) for v in values)
     if x1 <= x0 or y1 <= y0 or x0 < -1 or y0 < -1:
         raise UserError(f"{where}: ({x0}, {y0}, {x1}, {y1}) is no box; corners must be x0 < x1, y0 < y1.")
@@ -33,7 +35,23 @@ def _source(root: Path, layout: str, boxes: dict[Path, list[Box]], groups: dict[
 
 
 def _by_stem(root: Path) -> dict[str, Path]:
-    return {p.stem: p for p in image_files(root) if "mask" not in p.parent.name.lower()}
+    found: dict[str, Path] = {}
+    for path in image_files(root):
+        if "mask" in path.parent.name.lower():
+            continue
+        if path.stem in found:
+            raise UserError(f"{found[path.stem]} and {path} have one name, so boxes can't be told apart: rename one of them.")
+        found[path.stem] = path
+    return found
+
+
+@contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    """Turns a missing key or a wrong type in `path` into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not laid out as its format asks: {type(error).__name__} {error}.") from error
 
 
 def find_json(root: Path, wanted: Any) -> Path | None:
@@ -58,10 +76,11 @@ def read_kvasir_boxes(root: Path) -> Source:
     if path is None:
         raise UserError(f"{root} holds no JSON file of Kvasir boxes.")
     files, boxes = _by_stem(root), {}
-    for name, entry in read_json(path).items():
-        if name not in files:
-            raise UserError(f"{path}: there is no image for '{name}' below {root}.")
-        boxes[files[name]] = [_box([b["xmin"], b["ymin"], b["xmax"], b["ymax"]], f"{path}, {name}") for b in entry["bbox"]]
+    with _well_formed(path):
+        for name, entry in read_json(path).items():
+            if name not in files:
+                raise UserError(f"{path}: there is no image for '{name}' below {root}.")
+            boxes[files[name]] = [_box([b["xmin"], b["ymin"], b["xmax"], b["ymax"]], f"{path}, {name}") for b in entry["bbox"]]
     return _source(root, "kvasir boxes", boxes)
 
 
@@ -70,37 +89,53 @@ def read_coco(root: Path) -> Source:
     path = find_json(root, is_coco_json)
     if path is None:
         raise UserError(f"{root} holds no COCO JSON file.")
-    content = read_json(path)
-    files = {p.name: p for p in image_files(root)}
-    images = {}
-    for row in content["images"]:
-        name = Path(row["file_name"]).name
-        if name not in files:
-            raise UserError(f"{path}: image '{row['file_name']}' is not below {root}.")
-        images[row["id"]] = files[name]
-    boxes: dict[Path, list[Box]] = {p: [] for p in images.values()}
-    for row in content["annotations"]:
-        x, y, w, h = row["bbox"]
-        boxes[images[row["image_id"]]].append(_box([x, y, x + w, y + h], f"{path}, annotation {row.get('id')}"))
+    files: dict[str, list[Path]] = defaultdict(list)
+    for file in image_files(root):
+        files[file.name].append(file)
+    boxes: dict[Path, list[Box]] = {}
+    for path in sorted(p for p in root.rglob("*.json") if is_coco_json(read_json(p))):  # train and val have one each
+        with _well_formed(path):
+            content = read_json(path)
+            images = {row["id"]: _coco_image(path, row["file_name"], root, files) for row in content["images"]}
+            boxes |= {image: [] for image in images.values()}
+            for row in content["annotations"]:
+                x, y, w, h = row["bbox"]
+                boxes[images[row["image_id"]]].append(_box([x, y, x + w, y + h], f"{path}, annotation {row.get('id')}"))
     return _source(root, "coco", boxes)
+
+
+def _coco_image(path: Path, name: str, root: Path, files: dict[str, list[Path]]) -> Path:
+    """The file that a COCO entry means: the path it gives, or the only image of that name."""
+    exact = inside(root, name)
+    if exact.is_file():
+        return exact
+    found = files.get(Path(name).name, [])
+    if len(found) != 1:
+        raise UserError(f"{path}: image '{name}' is {'not' if not found else 'more than once'} below {root}.")
+    return found[0]
 
 
 def read_yolo(root: Path) -> Source:
     """`labels/NAME.txt` with `class cx cy w h` in shares of the frame; an empty or missing file is a normal frame."""
     boxes = {}
-    labels = {p.stem: p for p in root.rglob("*.txt") if p.parent.name.lower() == "labels" or p.parent.parent.name.lower() == "labels"}
+    labels = {_label_key(p, root, "labels"): p for p in root.rglob("*.txt") if "labels" in p.relative_to(root).parts}
     for path in image_files(root):
-        with PIL.open(path) as picture:
-            width, height = picture.size
+        height, width = read_image(path).shape[:2]
+        label = labels.get(_label_key(path, root, "images"))
         found = []
-        for line, values in _numbers(labels.get(path.stem)):
+        for line, values in _numbers(label):
             if len(values) != 5:
-                raise UserError(f"{labels[path.stem]}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
+                raise UserError(f"{label}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
             _, cx, cy, w, h = values
             corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-            found.append(_box(corners, f"{labels[path.stem]}, line {line}"))
+            found.append(_box(corners, f"{label}, line {line}"))
         boxes[path] = found
     return _source(root, "yolo", boxes)
+
+
+def _label_key(path: Path, root: Path, kind: str) -> tuple[str, ...]:
+    """The path below the root without suffix and without the folder `images` or `labels`: equal for an image and its label."""
+    return tuple(p for p in path.relative_to(root).with_suffix("").parts if p != kind)
 
 
 def read_ldpolyp(root: Path) -> Source:

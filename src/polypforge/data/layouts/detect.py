@@ -23,21 +23,50 @@ LAYOUTS: dict[str, Callable[[Path], Source]] = {
     "neopolyp": classes.read_neopolyp,
     "normal": pairs.read_normal,
 }
+SPLITS = ("train", "val", "test")
 
 
-def open_source(root: Path, layout: str = "auto") -> Source:
-    """Open a folder of any known layout. `test.txt`-like lists and `cases.csv` in it give splits, groups and labels.
+def open_source(root: str | Path, layout: str = "auto") -> Source:
+    """Open a folder of any known layout. `test.txt`-like lists, `cases.csv` and folders named `train`, `val`, `test` give splits.
 
-    Raises UserError: no such folder, no images, no layout that fits, a list that names a missing case.
+    Raises UserError: no such folder, no images, no layout that fits, a list that names a missing case, two cases of one name.
     """
+    root = Path(root).resolve()
     if not root.is_dir():
         raise UserError(f"{root}: no such folder.")
     if layout != "auto" and layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}': choose one of {', '.join(LAYOUTS)}.")
     source = LAYOUTS[layout if layout != "auto" else detect(root)](root)
+    _refuse_equal_names(source)
+    _split_by_folder(source)
     _read_split_lists(source)
     _read_cases_csv(source)
+    for case in source.cases:
+        if case.split not in ("", *SPLITS):
+            raise UserError(f"{source.path}: case '{case.name}' has the split '{case.split}': use {', '.join(SPLITS)} or leave it empty.")
     return source
+
+
+def _refuse_equal_names(source: Source) -> None:
+    seen: dict[str, Path] = {}
+    for case in source.cases:
+        if case.name in seen:
+            raise UserError(f"{seen[case.name]} and {case.image_path} would both be case '{case.name}': rename one of them.")
+        seen[case.name] = case.image_path
+
+
+def _split_by_folder(source: Source) -> None:
+    """`train/images/...`, `images/val/...`: where a set is laid out by split, that split holds."""
+    if any(case.split for case in source.cases) or source.layout == "neopolyp":
+        return
+    words = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+    found = {}
+    for case in source.cases:
+        parts = [p.lower() for p in case.image_path.relative_to(source.path).parent.parts]
+        found[case.name] = next((words[p] for p in parts if p in words), "")
+    if len(set(found.values())) > 1:
+        for case in source.cases:
+            case.split = found[case.name]
 
 
 def detect(root: Path) -> str:
@@ -66,11 +95,11 @@ def _read_split_lists(source: Source) -> None:
     """`train.txt`, `val.txt`, `test.txt`: one image name a line, with or without suffix. Unlisted cases are `train`."""
     lists = {name: source.path / f"{name}.txt" for name in ("train", "val", "test")}
     lists = {name: path for name, path in lists.items() if path.is_file()}
-    if not lists or source.layout == "data set":
+    if not lists:
         return
     by_name = {case.name: case for case in source.cases} | {case.image_path.name: case for case in source.cases}
     for case in source.cases:
-        case.split = "train"
+        case.split = case.split or "train"
     for split, path in lists.items():
         for line in path.read_text().split("\n"):
             if not line.strip():
@@ -85,8 +114,11 @@ def _read_cases_csv(source: Source) -> None:
     path = source.path / "cases.csv"
     if not path.is_file() or source.layout == "data set":
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = list(csv.DictReader(file))
+    if table and "name" not in table[0]:
+        raise UserError(f"{path} has no column 'name': its first line must name the columns, separated by commas.")
+    rows = {row["name"]: row for row in table}
     for case in source.cases:
         row = rows.get(case.name)
         if row is None:

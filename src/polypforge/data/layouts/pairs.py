@@ -48,21 +48,21 @@ def find_folders(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _innermost(folders: list[Path]) -> list[Path]:
-    """Only folders that hold images themselves: some sets nest `train/train`."""
-    return [f for f in folders if any(p.parent == f for p in image_files(f))]
+    """Folders with images at or below them and no other of `folders` below: some sets nest `train/train`."""
+    return [f for f in folders if image_files(f) and not any(f in other.parents for other in folders)]
 
 
 def pair_files(root: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     """([(image, mask)], files without partner). Raises UserError when two files claim one partner."""
     image_dirs, mask_dirs = find_folders(root)
-    masks: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    masks: dict[tuple[str, Path, str], list[Path]] = defaultdict(list)
     for folder in mask_dirs:
         for path in image_files(folder):
-            masks[_set_of(folder, root), partner_key(path)].append(path)
+            masks[_set_of(folder, root), path.parent.relative_to(folder), partner_key(path)].append(path)
     pairs, alone, used = [], [], set()
     for folder in image_dirs:
         for path in image_files(folder):
-            found = masks.get((_set_of(folder, root), partner_key(path)), [])
+            found = masks.get((_set_of(folder, root), path.parent.relative_to(folder), partner_key(path)), [])
             if len(found) > 1:
                 raise UserError(f"{path} has {len(found)} masks ({found[0].name}, {found[1].name}): leave one of them.")
             if not found:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.errors import UserError
 from polypforge.core.types import Attributes, Image, Mask
 from polypforge.data.prepared import Prepared, random_window
 from polypforge.masks import attributes
@@ -49,7 +50,7 @@ def draw(pool: Sequence[Prepared], config: ForgeConfig, rng: np.random.Generator
         example = _draw_normal(chosen, config, rng) if normal else _draw_lesion(chosen, config, rng)
         if example is not None:
             return example
-    raise ValueError("no frame of the pool offers a region to learn from: are the masks full or the frames black?")
+    raise UserError("no frame of the data offers a region to learn from: are the masks full or the frames black?")
 
 
 def _draw_lesion(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator) -> Example | None:

@@ -93,7 +93,7 @@ class Forge(Recipe):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         config = from_dict(ForgeConfig, json.loads((folder / "config.json").read_text())["config"])
-        base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True)
-        embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True)
-        detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True)
+        base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
+        embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
+        detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
         return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet))

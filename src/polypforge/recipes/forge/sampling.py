@@ -10,19 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polypforge.core.types import NORMAL, POLYP, Case, Mask
+from polypforge.core.errors import UserError
+from polypforge.core.types import NORMAL, POLYP, Box, Case, Mask
 from polypforge.core.window import Window, around_mask
 from polypforge.data.prepared import prepare
 from polypforge.diffusion.flow import as_denoiser, sigma_steps
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
-from polypforge.masks.shapes import component_boxes, components, inner_distance, polygon_mask
+from polypforge.masks.shapes import box_mask, component_boxes, components, polygon_mask
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 
+REPAINTED = 0.95  # share of a lesion's visible part that a region must cover for the lesion to be gone
 FEATHER = 0.06  # width of the blend inside the region, as a share of the window's side
 
 
@@ -51,8 +53,16 @@ def _window(config: ForgeConfig, job: Job) -> _View:
     field = prepare(job.background).field
     region = polygon_mask(list(job.request.region), frame.shape[:2]) & field
     if not region.any():
-        raise ValueError(f"request {job.request.id}: its region lies outside the field of view of '{job.background.name}'")
+        raise UserError(f"request {job.request.id}: its region lies outside the field of view of '{job.background.name}'.")
+    if job.background.mask is None and job.background.boxes and not _covers(region, field, job.background.boxes):
+        raise UserError(
+            f"'{job.background.name}' has boxes but no mask: its region must cover every box, or the label would lack a lesion."
+        )
     return _View(around_mask(region, config.window_scale, config.min_window_px), frame, region, field)
+
+
+def _covers(region: Mask, field: Mask, boxes: Sequence[Box]) -> bool:
+    return all((box_mask(b, region.shape) & field & ~region).mean() < 0.2 * box_mask(b, region.shape).mean() for b in boxes)
 
 
 def _views(config: ForgeConfig, view: _View) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,13 +93,13 @@ def _sample(
     small_image, small_region, small_field = shrink(image, region, field, factor)
     asked = {"context": context(small_image, small_region, small_field), "vector": vector}
     null = asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}
-    sigmas = sigma_steps(config.base_steps, config.base_shift)
+    sigmas = sigma_steps(config.base_steps, config.base_shift).to(image.device)
     start = _noise(seeds, 0, config.base_px).to(image) * sigmas[0]
     coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, (asked, null)).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     cond = {"context": context(image, region, field), "coarse": enlarge(coarse, factor)}
-    sigmas = sigma_steps(config.detail_steps)
+    sigmas = sigma_steps(config.detail_steps).to(image.device)
     start = _noise(seeds, 1, config.detail_px).to(image) * sigmas[0]
     fine = dpmpp_2m(as_denoiser(detail), start, sigmas, cond).clamp(-1, 1)
     fine[:, :3] = torch.where(region > 0, fine[:, :3], image)
@@ -100,18 +110,17 @@ def _finish(job: Job, view: _View, drawn: NDArray[np.float32]) -> Case:
     """Paste the window back, blending inside the region only, and build the complete label."""
     frame, region, background = view.frame, view.region, job.background
     pixels = view.window.uncrop(np.ascontiguousarray(drawn[..., :3]), frame.shape[:2]) * 127.5 + 127.5
-    depth = inner_distance(region)
+    # Blend where the region meets tissue that stays; at the edge of the frame or field there is nothing to blend with.
+    stays = view.field & ~region
+    depth = cv2.distanceTransform((~stays).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     blend = np.clip(depth / max(2.0, FEATHER * view.window.side_px), 0, 1)[..., None]
     mixed = frame * (1 - blend) + np.clip(pixels, 0, 255) * blend
     image = np.where(region[..., None], np.rint(mixed).astype(np.uint8), frame)
 
-    old = background.mask if background.mask is not None else np.zeros(region.shape, bool)
-    kept = old & ~region
-    if job.request.label == NORMAL:
-        mask = kept
-    else:
+    mask = remaining(background.mask, region, view.field)
+    if job.request.label != NORMAL:
         drawn_mask = view.window.uncrop(np.ascontiguousarray(drawn[..., 3]), frame.shape[:2]) > 0
-        mask = kept | _main_part(drawn_mask & region)
+        mask = mask | _main_part(drawn_mask & region)
     return Case(
         name=job.request.id,
         image=image,
@@ -121,6 +130,21 @@ def _finish(job: Job, view: _View, drawn: NDArray[np.float32]) -> Case:
         group=background.group,
         split=background.split,
     )
+
+
+def remaining(old: Mask | None, region: Mask, field: Mask) -> Mask:
+    """What of the old label still shows: everything outside the region, but no lesion whose visible part was repainted.
+
+    Labels reach a little over the edge of the field of view; such a rim of a repainted lesion is no lesion.
+    """
+    if old is None:
+        return np.zeros(region.shape, bool)
+    kept = np.zeros(region.shape, bool)
+    for lesion in components(old):
+        seen = lesion & field
+        if not seen.any() or (seen & region).sum() < REPAINTED * seen.sum():
+            kept |= lesion & ~region
+    return kept
 
 
 def _main_part(mask: Mask) -> Mask:
