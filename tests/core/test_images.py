@@ -89,3 +89,31 @@ def test_hidden_files_are_passed_over(tmp_path):
     (tmp_path / ".cache").mkdir()
     save(tmp_path / ".cache" / "c.png", RGB)
     assert [p.name for p in image_files(tmp_path)] == ["a.png"]
+
+
+def test_sixteen_bit_rgb_is_refused_and_a_width_of_160_is_not(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((80, 80, 3), 40000, np.uint16))
+    with pytest.raises(UserError, match="8 bits"):
+        read_image(tmp_path / "deep.png")
+    assert read_image(save(tmp_path / "w.png", np.zeros((160, 160, 3), np.uint8))).shape == (160, 160, 3)
+
+
+@pytest.mark.parametrize(("level", "words"), [(100, "0..100"), (1, "0..1")])
+def test_dark_masks_are_refused_instead_of_read_as_empty(tmp_path, level, words):
+    with pytest.raises(UserError, match=words):
+        read_mask(save(tmp_path / "m.png", np.where(GREY > 40, level, 0).astype(np.uint8)))
+
+
+def test_coloured_masks_are_refused(tmp_path):
+    red = np.zeros((80, 80, 3), np.uint8)
+    red[20:40, 20:40, 0] = 255
+    with pytest.raises(UserError, match="neopolyp"):
+        read_mask(save(tmp_path / "m.png", red))
+
+
+def test_black_jpeg_masks_are_empty(tmp_path):
+    faint = np.zeros((80, 80), np.uint8)
+    faint[::9, ::9] = 4
+    assert not read_mask(save(tmp_path / "m.jpg", faint, quality=95)).any()

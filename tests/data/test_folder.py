@@ -67,3 +67,16 @@ def test_a_read_only_folder_is_one_sentence(tmp_path, phantoms):
     (tmp_path / "d").mkdir(mode=0o500)
     with pytest.raises(UserError, match="can't be written"):
         write_data_set(tmp_path / "d", phantoms[:1])
+
+
+@pytest.mark.parametrize("key", ["mask_../../../e_file_name", "mask_a/b_file_name"])
+def test_class_names_cannot_lead_out_of_the_folder(tmp_path, key):
+    row = {"image_file_name": "images/a.png", "mask_file_name": None, key: "masks/a.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_data_set(tmp_path).cases[0].read_masks is None
+
+
+def test_values_of_the_wrong_type_are_named(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"image_file_name": "a.png", "boxes": [[1, 2]]}\n')
+    with pytest.raises(UserError, match="line 1 has a value of the wrong type"):
+        read_data_set(tmp_path)

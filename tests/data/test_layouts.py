@@ -163,3 +163,56 @@ def test_real_sets_open(real_data):
     polypgen = open_source(real_data / "polypgen")
     assert len(polypgen) == 992 and sum(c.split == "test" for c in polypgen.cases) == 208
     assert sum(c.label == "normal" for c in polypgen.cases) == 120
+
+
+def test_folders_named_by_split_give_splits(tmp_path):
+    for split, name in (("train", "a"), ("validation", "b"), ("test", "c")):
+        put(tmp_path / split / "images" / f"{name}.png", IMAGE)
+        put(tmp_path / split / "masks" / f"{name}.png", MASK)
+    assert {c.name: c.split for c in open_source(tmp_path).cases} == {"a": "train", "b": "val", "c": "test"}
+
+
+def test_equal_stems_in_split_folders_keep_their_own_boxes(tmp_path):
+    for split, centre in (("train", 0.3), ("val", 0.6)):
+        put(tmp_path / "images" / split / "1.png", IMAGE)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "1.txt").write_text(f"0 {centre} 0.5 0.2 0.2\n")
+    cases = {c.split: c for c in open_source(tmp_path)}
+    assert cases["train"].boxes[0][0] < 40 < cases["val"].boxes[0][0]
+
+
+def test_nested_image_and_mask_folders_pair(tmp_path):
+    for patient in ("p1", "p2"):
+        put(tmp_path / "images" / patient / "1.png", IMAGE)
+        put(tmp_path / "masks" / patient / "1.png", MASK)
+    assert len(open_source(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("cases.csv", "file,label\na,polyp\n", "no column 'name'"),
+        ("cases.csv", "name,split\na,Train\n", "has the split 'Train'"),
+        ("test.txt", "b.png\n", "names 'b.png'"),
+    ],
+)
+def test_bad_lists_are_named(tmp_path, name, text, words):
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words):
+        open_source(tmp_path)
+
+
+def test_spreadsheet_csv_with_a_byte_order_mark(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    (tmp_path / "cases.csv").write_bytes(b"\xef\xbb\xbfname,patient\na,p7\n")
+    assert open_source(str(tmp_path)).cases[0].group == "p7"
+
+
+def test_malformed_coco_is_one_sentence(tmp_path):
+    put(tmp_path / "a.png", IMAGE)
+    (tmp_path / "i.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
+    with pytest.raises(UserError, match="not laid out"):
+        open_source(tmp_path)

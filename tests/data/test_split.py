@@ -64,3 +64,17 @@ def test_old_cases_that_contradict_each_other_are_an_error():
 def test_bad_shares():
     with pytest.raises(UserError, match="sum to 1"):
         split_cases(cases(3), [], {"train": 0.5, "test": 0.6})
+
+
+def test_a_group_follows_its_linked_member():
+    """T is a test case; new Y is linked to it; X1 and X2 are of Y's patient: all of them go to test."""
+    everyone = [SourceCase("T", Path("T"), split="test"), *(SourceCase(n, Path(n), group="p") for n in ("Y", "X1", "X2"))]
+    split = split_cases(everyone, [("T", "Y")], SHARES)
+    assert set(split.of.values()) == {"test"} and crossing(split, everyone, [("T", "Y")]) == 0
+
+
+def test_crossing_sees_groups_too():
+    from polypforge.data.split import Split
+
+    pair = cases(2, group=lambda i: "same")
+    assert crossing(Split({"c0": "train", "c1": "test"}, ()), pair, []) == 1

@@ -12,6 +12,7 @@ from polypforge.masks.shapes import box_mask, polygon_mask
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge import networks
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
+from polypforge.recipes.forge.sampling import remaining
 from tests.conftest import TINY
 
 REGION = ((50, 50), (110, 55), (105, 115), (55, 110))
@@ -160,3 +161,28 @@ def test_damaged_weights_are_named(tiny_forge, tmp_path):
     (tmp_path / "m" / "config.json").write_text('{"model": "other"}')
     with pytest.raises(UserError, match="doesn't name a recipe"):
         load_recipe(tmp_path / "m")
+
+
+def test_a_lesion_at_the_edge_of_the_frame_is_repainted_and_leaves_the_label(tiny_forge, frame):
+    size = frame.size[0]
+    image = np.full((size, size, 3), 130, np.uint8)
+    lesion = box_mask((0, 60, 30, 90), (size, size))
+    background = Case("edge", image, lesion)
+    region = ((0, 50), (45, 50), (45, 100), (0, 100))
+    result = tiny_forge.generate([job(background, region=region, label="normal")])[0]
+    assert not result.mask.any()
+    changed = (result.image != image).any(-1)
+    assert changed[lesion].mean() > 0.8
+
+
+def test_a_rim_outside_the_view_is_no_lesion_but_a_half_covered_one_is():
+    lesion, field = box_mask((20, 20, 60, 60), (100, 100)), box_mask((22, 0, 100, 100), (100, 100))
+    assert not remaining(lesion, box_mask((22, 10, 70, 70), (100, 100)), field).any()
+    half = remaining(lesion, box_mask((40, 10, 70, 70), (100, 100)), field)
+    assert half.sum() == 20 * 40
+
+
+def test_frames_with_boxes_only_are_not_given_incomplete_labels(tiny_forge, frame):
+    background = Case("boxes", frame.image, None, boxes=((5, 5, 30, 30),))
+    with pytest.raises(UserError, match="must cover every box"):
+        tiny_forge.generate([job(background)])

@@ -183,3 +183,59 @@ def test_bad_files_can_be_left_out(models, lenient, tmp_path):
         polypforge.expand(data, tmp_path / "a", 2, **models, **lenient)
     result = polypforge.expand(data, tmp_path / "b", 2, skip_bad=True, **models, **lenient)
     assert result.real == 8 and "torn" in result.report.read_text()
+
+
+def test_relative_paths_and_text_work(phantom_folder, models, lenient, tmp_path, monkeypatch):
+    monkeypatch.chdir(phantom_folder.parent)
+    result = polypforge.expand(phantom_folder.name, str(tmp_path / "out"), 2, **models, **lenient)
+    assert result.accepted == 2 and len(polypforge.load_dataset(str(tmp_path / "out"))) == 2 + result.real
+
+
+def test_results_are_not_taken_for_data(phantom_folder, models, lenient, tmp_path):
+    with pytest.raises(UserError, match="inside each other"):
+        polypforge.expand(phantom_folder, phantom_folder / "out", 2, **models, **lenient)
+    polypforge.expand(phantom_folder, tmp_path / "one", 2, **models, **lenient)
+    again = polypforge.expand(tmp_path / "one", tmp_path / "two", 2, **models, **lenient)
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metadata.jsonl").read_text().splitlines()]
+    used = {json.loads(r["provenance"])["request"]["background"] for r in rows if "request" in r["provenance"]}
+    assert again.accepted == 2 and not any(name.startswith("synthetic") for name in used)
+
+
+def test_a_refused_folder_can_be_used_with_skip_bad(models, lenient, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for i in range(6):
+        case = render(i, 160, polyps=1)
+        write_png(data / "images" / f"{i}.png", case.image)
+        write_png(data / "masks" / f"{i}.png", case.mask)
+    (data / "images" / "x.png").write_text("x")
+    with pytest.raises(UserError, match="--skip-bad"):
+        polypforge.expand(data, out, 1, **models, **lenient)
+    assert not out.exists()
+    assert polypforge.expand(data, out, 1, skip_bad=True, **models, **lenient).accepted == 1
+
+
+def test_near_duplicates_of_held_out_cases_are_not_used(models, lenient, tmp_path):
+    data = tmp_path / "data"
+    for i in range(7):
+        case = render(40 + i, 256, polyps=1)
+        write_png(data / "images" / f"f{i}.png", case.image)
+        write_png(data / "masks" / f"f{i}.png", case.mask)
+    twin = render(40, 256, polyps=1)
+    write_png(data / "images" / "held.png", np.ascontiguousarray(twin.image[6:, 4:]))
+    write_png(data / "masks" / "held.png", twin.mask[6:, 4:])
+    (data / "test.txt").write_text("held.png\n")
+    result = polypforge.expand(data, tmp_path / "out", 3, **models, **lenient)
+    assert result.real == 7 and "near-duplicate of a held-out case" in result.report.read_text()
+
+
+def test_multi_class_and_box_sets_are_refused_in_words(models, tmp_path):
+    from polypforge.core.types import Case
+    from polypforge.data.folder import write_data_set
+
+    frames = [render(i, 160, polyps=1) for i in range(5)]
+    write_data_set(tmp_path / "c", [Case(f.name, f.image, f.mask, classes={"a": f.mask, "b": f.mask & False}) for f in frames])
+    with pytest.raises(UserError, match="several classes"):
+        polypforge.expand(tmp_path / "c", tmp_path / "o1", 1, **models)
+    write_data_set(tmp_path / "b", [Case(f.name, f.image, None, boxes=f.boxes) for f in frames])
+    with pytest.raises(UserError, match="boxes but no masks"):
+        polypforge.expand(tmp_path / "b", tmp_path / "o2", 1, **models)
