@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import cv2
 import numpy as np
 
 from polypforge.core.errors import UserError
@@ -12,8 +13,10 @@ from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import NORMAL, POLYP, Attributes, Case, Request
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks import attributes
-from polypforge.masks.shapes import box_mask, components
+from polypforge.masks.shapes import box_mask, components, polygon_mask
 from polypforge.proposals.places import loosened, propose, region_polygon
+
+LIGHTEST, DARKEST = 78.0, 20.0  # CIELAB lightness that a lesion is asked to keep within
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Planner:
         if proposal is None:
             return []
         parent = first[-1].id if first else ""
-        asked = self._asked(wanted, fill, size, rng)
+        asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(proposal.region), case.size)), rng)
         return [*first, Request(case.name, POLYP, proposal.region, seed, asked, parent=parent)]
 
     def _replace(self, background: Prepared, wanted: Attributes, rng: np.random.Generator, seed: int) -> list[Request]:
@@ -96,7 +99,15 @@ class Planner:
             return []
         fill = float(np.clip(lesion.sum() / region.sum() * np.exp(rng.normal(0, 0.1)), 0.4, 0.85))
         size = float(np.sqrt(fill * region.sum() / background.field_area_px))
-        return [Request(background.case.name, POLYP, region_polygon(region), seed, self._asked(wanted, fill, size, rng))]
+        return [
+            Request(
+                background.case.name,
+                POLYP,
+                region_polygon(region),
+                seed,
+                self._asked(wanted, fill, size, lightness(background.case, region), rng),
+            )
+        ]
 
     def _removals(self, background: Prepared, seed: int) -> list[Request]:
         """Turn every lesion of the frame to normal, one after the other."""
@@ -114,11 +125,19 @@ class Planner:
         parts = components(lesions_of(background.case), 30)
         return parts[0]
 
-    def _asked(self, wanted: Attributes, fill: float, size: float, rng: np.random.Generator) -> dict[str, float]:
+    def _asked(self, wanted: Attributes, fill: float, size: float, place: float, rng: np.random.Generator) -> dict[str, float]:
         values = asdict(wanted) | {"fill": fill, "size": size}
         for name in ("delta_l", "delta_a", "delta_b"):
             values[name] += rng.normal(0, 1.0)
+        # A lesion that is much lighter than a light place would be burnt out, and a dark one in a dark place black.
+        values["delta_l"] = float(np.clip(values["delta_l"], DARKEST - place, LIGHTEST - place))
         return {k: round(float(v), 4) for k, v in values.items()}
+
+
+def lightness(case: Case, region: np.ndarray) -> float:
+    """Mean CIELAB lightness (0..100) of the frame in the region."""
+    mean = case.image[region].mean(0) if region.any() else np.full(3, 128.0)
+    return float(cv2.cvtColor((mean / 255).astype(np.float32).reshape(1, 1, 3), cv2.COLOR_RGB2LAB)[0, 0, 0])
 
 
 def lesions_of(case: Case) -> np.ndarray:

@@ -74,7 +74,7 @@ class Sample:
     verdict: Verdict
 
 
-def measure(opened: Opened, recipe: Recipe, segmenter: WindowSegmenter, sheets: Path, count: int = 96) -> dict[str, Any]:
+def measure(opened: Opened, recipe: Recipe, segmenter: WindowSegmenter, sheets: Path, count: int = 64) -> dict[str, Any]:
     """Figures on held-out frames: acceptance, the same for copy-paste, what share of real labels would pass, likeness to training cases."""
     held = [c.load() for c in opened.cases("test")]
     by_name = {c.name: c for c in held}

@@ -40,7 +40,7 @@ class ForgeConfig:
     low_res_noise: float = 0.12
     base_steps: int = 20
     detail_steps: int = 8
-    guidance: float = 2.0
+    guidance: float = 1.0
     base_shift: float = 1.0
 
     def __post_init__(self) -> None:
