@@ -35,11 +35,12 @@ def paired_histogram(title: str, real: Sequence[float], synthetic: Sequence[floa
 
 def place_map(title: str, points: Sequence[tuple[float, float]], colour: str) -> str:
     """Lesion centres in the unit square (x right, y down)."""
+    left, top, width, height = 8, 22, 284, 214
     dots = "".join(
-        f'<circle cx="{8 + 134 * x:.1f}" cy="{22 + 110 * y:.1f}" r="2.4" fill="{colour}" fill-opacity="0.55"/>' for x, y in points
+        f'<circle cx="{left + width * x:.1f}" cy="{top + height * y:.1f}" r="3.5" fill="{colour}" fill-opacity="0.55"/>' for x, y in points
     )
     return (
-        f'<svg viewBox="0 0 150 150" role="img" aria-label="{escape(title)}"><text x="8" y="14" class="t">{escape(title)}</text>'
-        f'<rect x="8" y="22" width="134" height="110" fill="#f4f1ee" stroke="#bbb"/>{dots}'
-        f'<text x="75" y="146" class="a" text-anchor="middle">n={len(points)}</text></svg>'
+        f'<svg viewBox="0 0 300 258" role="img" aria-label="{escape(title)}"><text x="{left}" y="14" class="t">{escape(title)}</text>'
+        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="#f4f1ee" stroke="#bbb"/>{dots}'
+        f'<text x="150" y="{top + height + 15}" class="a" text-anchor="middle">n={len(points)}</text></svg>'
     )

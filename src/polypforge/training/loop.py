@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_folder, write_jsonl
 from polypforge.core.seeding import numpy_rng, seed_from
+from polypforge.models.precision import has_fast_bf16
 from polypforge.models.trainable import Batch, Trainable
 from polypforge.training.checkpoint import Checkpoints, Progress
 from polypforge.training.config import TrainingConfig, learning_rate_at
@@ -48,7 +49,7 @@ class Trainer:
     ) -> None:
         self.config, self.out, self.preview = config, out, preview
         self.pool, self.validation_pool = pool, validation_pool
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # bf16 is `_autocast`, which needs no process-wide state
         model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
         self.model = model
         optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -106,6 +107,13 @@ class Trainer:
             self.accelerator.end_training()
         return progress
 
+    def _autocast(self) -> AbstractContextManager:
+        """bf16 where it was asked for and is fast; otherwise float32."""
+        device = self.accelerator.device
+        if self.config.precision == "bf16" and has_fast_bf16(device):
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
+
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
@@ -119,7 +127,7 @@ class Trainer:
             group["lr"] = learning_rate_at(config, progress.step, self._share_done())
         batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
         generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
-        with self.accelerator.autocast():
+        with self._autocast():
             loss, parts = self.wrapped(batch, generator)
         if not torch.isfinite(loss):
             raise UserError(f"the loss is {float(loss.detach())} at step {progress.step}: {self._advice()}")
@@ -160,7 +168,7 @@ class Trainer:
         self._validated_at = self.progress.step
         batch = self.model.training_batch(self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation"))
         batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
-        with self.ema.applied(self.model), torch.no_grad(), self.accelerator.autocast():
+        with self.ema.applied(self.model), torch.no_grad(), self._autocast():
             self.model.eval()
             losses = self.model.validation_losses(batch, seed_from(self.config.seed, "validation noise"))
         self.model.train()
