@@ -187,7 +187,7 @@ def _charts(references: list[Attributes], lesions: list[_Drawn], opened: Opened,
 def _neighbours(opened: Opened, load: LoadBackground, lesions: list[_Drawn], store: CaseStore) -> tuple[list[Picture], float, str]:
     """The accepted cases with the most similar real lesions, the highest correlation, and a sentence on what it means."""
     names: list[tuple[str, int]] = []
-    bank = []
+    bank: list[np.ndarray] = []
     for entry in opened.cases("train"):
         if len(bank) >= COMPARED_REAL:
             break
