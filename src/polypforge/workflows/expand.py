@@ -16,7 +16,6 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, write_json, write_jsonl
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
-from polypforge.data.layouts import open_source
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, weights_hash
@@ -28,7 +27,7 @@ from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
-from polypforge.workflows.gate import spoil_children
+from polypforge.workflows.gate import gate_config, spoil_children
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.report_expand import write_report
@@ -81,7 +80,7 @@ def expand(
         raise UserError(f"--num is {num}: ask for at least one synthetic case.")
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
-    gate = _gate_config(min_iou)
+    gate = gate_config(min_iou)
     folder, judge_folder = locate(model, offline), locate(judge_model, offline)
     settings = {
         "data": str(data.resolve()),
@@ -96,7 +95,6 @@ def expand(
         "skip_bad": skip_bad,
         "synthetic_only": synthetic_only,
     }
-    open_source(data, layout)  # a bad folder is an error before anything else
     refuse_nesting(data, out)
     work = out / "work"
     cache = work / "check.json"
@@ -138,13 +136,6 @@ def expand(
     if len(accepted) < num:
         console.print(f"Only {len(accepted)} of {num} cases passed the gate after {len(finals)} tries: see {report}.")
     return result
-
-
-def _gate_config(min_iou: float) -> GateConfig:
-    try:
-        return GateConfig(min_iou)
-    except ValueError as error:
-        raise UserError(f"--min-iou {min_iou}: {error}.") from None
 
 
 def _refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> None:
@@ -209,8 +200,7 @@ def _make(
             requests += coming
             write_requests(work / "requests.jsonl", requests)
             bar.update(task, total=len(requests))
-            done = len([r for r in coming if r.id in store.done()])
-            bar.advance(task, done)
+            bar.advance(task, len({r.id for r in coming} & store.done()))
             generate(recipe, coming, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
             fresh = [r for r in coming if r.id not in verdicts]
             for start in range(0, len(fresh), 32):

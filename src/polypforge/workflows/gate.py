@@ -28,10 +28,7 @@ def gate_folder(
     """
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
-    try:
-        config = GateConfig(min_iou)
-    except ValueError as error:
-        raise UserError(f"--min-iou {min_iou}: {error}.") from None
+    config = gate_config(min_iou)
     judge_folder = locate(model, offline)
     segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
     store = CaseStore(folder)
@@ -59,6 +56,14 @@ def gate_folder(
         "reasons": dict(reasons.most_common()),
         "metadata": str(folder / METADATA),
     }
+
+
+def gate_config(min_iou: float) -> GateConfig:
+    """Raises UserError for a threshold outside 0..1."""
+    try:
+        return GateConfig(min_iou)
+    except ValueError as error:
+        raise UserError(f"--min-iou {min_iou}: {error}.") from None
 
 
 def spoil_children(requests, verdicts: dict[str, Verdict]) -> None:

@@ -11,7 +11,6 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl
 from polypforge.core.types import Request
-from polypforge.data.layouts import open_source
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, weights_hash
@@ -51,7 +50,6 @@ def generate_cases(
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
         "requests": str(requests_file.resolve()) if requests_file else None,
     }  # fmt: skip
-    open_source(data, layout)  # a bad folder is an error before anything is written
     refuse_nesting(data, out)
     cache = out / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)

@@ -189,8 +189,8 @@ CARD = """# Starter weights
 `forge` (generator: image and mask of a lesion in a region of a frame) and `window_segmenter` (the judge of labels), {size:.1f} MB together, safetensors.
 
 **Data.** {used} (cases in use after near-duplicates of held-out cases were left out), and phantom frames of this project. Kvasir-SEG (Jha et al., MMM 2020) and PolypGen
-(Ali et al., Scientific Data 2023): research and education only, so the weights are too. Held-out: Kvasir-SEG's `test.txt` and PolypGen centre 5; no weight, choice or
-threshold saw them.
+(Ali et al., Scientific Data 2023): research and education only, so the weights are too. Held-out: Kvasir-SEG's `test.txt` and PolypGen centre 5; no weight and no setting of
+the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
 **Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/window_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
 weights of the last step are shipped.
