@@ -27,7 +27,7 @@ def test_second_order_is_closer_at_few_steps():
     sigmas = sigma_steps(10)
     x = torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * sigmas[0]
     exact = MEAN + SD * x / (sigmas[0] ** 2 + SD**2).sqrt()  # the ODE's flow map for a Gaussian
-    error = {name: float((SAMPLERS[name](gaussian, x, sigmas, None) - exact).abs().mean()) for name in SAMPLERS}
+    error = {name: float((SAMPLERS[name](gaussian, x, sigmas, None) - exact).abs().mean()) for name in ("euler", "heun", "dpmpp_2m")}
     assert error["heun"] < error["euler"] and error["dpmpp_2m"] < error["euler"]
 
 

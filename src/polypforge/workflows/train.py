@@ -22,6 +22,7 @@ from polypforge.core.window import around_mask
 from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask, polygon_mask
+from polypforge.models.first_stage import FirstStage, FirstStageConfig
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import loosened, region_polygon
@@ -51,13 +52,15 @@ def shipped_config(name: str, size: str = "starter") -> Path:
 
 
 def trainable_names() -> list[str]:
-    return [*RECIPES, WindowSegmenter.name]
+    return [*RECIPES, WindowSegmenter.name, FirstStage.name]
 
 
 def build(name: str, model: dict[str, Any], where: str) -> Trainable:
     """An untrained model from the `model` section of a configuration."""
     if name == WindowSegmenter.name:
         return WindowSegmenter(from_dict(SegmenterConfig, model, where))
+    if name == FirstStage.name:
+        return FirstStage(from_dict(FirstStageConfig, model, where))
     cls = recipe_class(name)
     return cls(from_dict(cls.config_class, model, where))
 
