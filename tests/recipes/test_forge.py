@@ -12,7 +12,7 @@ from polypforge.masks.shapes import box_mask, polygon_mask
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge import networks
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
-from polypforge.recipes.forge.sampling import remaining
+from polypforge.recipes.windows import remaining
 from tests.conftest import TINY
 
 REGION = ((50, 50), (110, 55), (105, 115), (55, 110))

@@ -64,10 +64,11 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Request:
-    """What to make: one edit of one background.
+    """What to make: one edit of one background, or a whole frame.
 
-    background: name of the case whose frame is repainted. label: "polyp" or "normal".
-    region: polygon [(x, y), ...] in pixels of the background; only pixels inside it may change.
+    background: name of the case whose frame is repainted, or whose mask is filled with a new frame; "" for a frame from nothing.
+    label: "polyp" or "normal". region: polygon [(x, y), ...] in pixels of the background; only pixels inside it may change; empty:
+    the whole frame is new. lesion: polygon asked for the lesion, inside the region; empty leaves its shape to the recipe.
     attributes: what the lesion should be like; empty lets the model choose.
     parent: id of the request whose *result* is the background (an edit of an edit), or "".
     """
@@ -79,6 +80,7 @@ class Request:
     attributes: dict[str, float] = field(default_factory=dict)
     prompt: str = ""
     parent: str = ""
+    lesion: tuple[tuple[int, int], ...] = ()
 
     @property
     def id(self) -> str:
@@ -86,10 +88,10 @@ class Request:
         return content_hash(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"region": [list(p) for p in self.region]}
+        return asdict(self) | {"region": [list(p) for p in self.region], "lesion": [list(p) for p in self.lesion]}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Request:
         known = {k: row[k] for k in cls.__dataclass_fields__ if k in row}
-        region = tuple((int(x), int(y)) for x, y in known.pop("region"))
-        return cls(region=region, **known)
+        polygons = {k: tuple((int(x), int(y)) for x, y in known.pop(k, ())) for k in ("region", "lesion")}
+        return cls(**polygons, **known)

@@ -36,7 +36,7 @@ def generate(
             pending: list[Future] = []
             for start in range(0, len(wave), batch_size):
                 part = wave[start : start + batch_size]
-                jobs = [Job(r, store.load(r.parent) if r.parent else load(r.background)) for r in part]
+                jobs = [Job(r, _frame(r, load, store)) for r in part]
                 for request, case in zip(part, recipe.generate(jobs), strict=True):
                     case.provenance = provenance_of(request, provenance)
                     pending.append(writers.submit(store.write, case, request, request.id in parents))
@@ -48,6 +48,12 @@ def generate(
             for future in pending:
                 future.result()
     return made
+
+
+def _frame(request: Request, load: LoadBackground, store: CaseStore) -> Case | None:
+    if request.parent:
+        return store.load(request.parent)
+    return load(request.background) if request.background else None
 
 
 def waves(requests: Sequence[Request], done: set[str]) -> Iterator[list[Request]]:

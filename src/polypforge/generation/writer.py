@@ -76,9 +76,11 @@ def read_requests(path: Path) -> list[Request]:
             request = Request.from_json(row)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, request {number}, is not valid ({error}): it needs background, label, region and seed.") from error
-        if request.label not in ("polyp", "normal") or len(request.region) < 3 or not isinstance(request.seed, int):
+        corners = (len(request.region), len(request.lesion))
+        if request.label not in ("polyp", "normal") or 1 in corners or 2 in corners or not isinstance(request.seed, int):
             raise UserError(
-                f"{path}, request {number}: the label is polyp or normal, the region has three corners or more, the seed is an integer."
+                f"{path}, request {number}: the label is polyp or normal, region and lesion have three corners or more (or none at all: "
+                "the whole frame, any shape), and the seed is an integer."
             )
         try:
             to_vector(request.attributes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,11 @@ def polygon_mask(points: NDArray | list, shape: tuple[int, int]) -> Mask:
     canvas = np.zeros(shape, np.uint8)
     cv2.fillPoly(canvas, [np.asarray(points, np.int32).reshape(-1, 1, 2)], 1)
     return canvas.astype(bool)
+
+
+def region_mask(points: Sequence[tuple[int, int]], shape: tuple[int, int]) -> Mask:
+    """The region of a request: its filled polygon, or everything when it names no corner."""
+    return polygon_mask(list(points), shape) if points else np.ones(shape, bool)
 
 
 def outline(mask: Mask, tolerance_px: float = 1.0) -> list[tuple[int, int]]:

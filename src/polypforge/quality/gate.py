@@ -11,7 +11,7 @@ from polypforge.core.types import POLYP, Case, Mask, Request
 from polypforge.core.window import Window, around_mask
 from polypforge.data.field_of_view import field_of_view
 from polypforge.masks.pseudo import is_speck
-from polypforge.masks.shapes import polygon_mask
+from polypforge.masks.shapes import region_mask
 from polypforge.quality.agreement import iou
 from polypforge.quality.segmenter import WindowSegmenter
 
@@ -49,7 +49,7 @@ def judge(segmenter: WindowSegmenter, cases: Sequence[Case], requests: Sequence[
     verdicts: dict[int, Verdict] = {}
     windows: dict[int, Window] = {}
     for i, (case, request) in enumerate(zip(cases, requests, strict=True)):
-        region = polygon_mask(list(request.region), case.size)
+        region = region_mask(request.region, case.size)
         lesion = drawn_lesion(case, region)
         if request.label != POLYP:
             windows[i] = around_mask(region, 1.6, MIN_WINDOW_PX)
@@ -88,7 +88,7 @@ def agreement(segmenter: WindowSegmenter, images: Sequence[np.ndarray], masks: S
 def _verdict(case: Case, request: Request, window: Window, found: Mask, config: GateConfig) -> Verdict:
     size = len(found)
     if request.label != POLYP:
-        region = window.crop_mask(polygon_mask(list(request.region), case.size), size)
+        region = window.crop_mask(region_mask(request.region, case.size), size)
         left = float((found & region).sum() / max(1, region.sum()))
         return Verdict(
             request.id, left <= MAX_LEFT, "" if left <= MAX_LEFT else f"a lesion is still seen in {left:.0%} of the region", 1 - left

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.models.locate import locate
 from polypforge.models.trainable import Batch, Trainable
@@ -17,17 +18,24 @@ __all__ = ["Batch", "Job", "Recipe"]
 
 @dataclass
 class Job:
-    """A request together with the frame it edits."""
+    """A request together with the case it edits or whose mask it fills; None when the request asks for a frame from nothing."""
 
     request: Request
-    background: Case
+    case: Case | None
+
+    @property
+    def background(self) -> Case:
+        """Raises UserError when the request names none."""
+        if self.case is None:
+            raise UserError(f"request {self.request.id} names no background, which this recipe needs: add one, or plan requests anew.")
+        return self.case
 
 
 class Recipe(Trainable):
     """A named, typed combination of conditions, networks, objective and sampler.
 
-    `needs` names what a request must bring: a subset of background, mask, prompt. `config_class` is the frozen dataclass that
-    a recipe is built from: `RecipeClass(config)`.
+    `needs` names what a request must bring: a subset of background (a frame to repaint), mask (a lesion's shape), prompt.
+    `config_class` is the frozen dataclass that a recipe is built from: `RecipeClass(config)`.
     """
 
     name: ClassVar[str]
@@ -36,7 +44,7 @@ class Recipe(Trainable):
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
-        """One case for each job, at the size of its background, pixels outside the region bit-equal to it.
+        """One case for each job. With a background: at its size, pixels outside the region bit-equal to it.
 
         The result of a job depends on its request and background only, never on its neighbours in the batch.
         """

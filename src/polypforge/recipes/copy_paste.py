@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from polypforge.core.types import POLYP, Case
-from polypforge.masks.shapes import bounding_box, component_boxes, components, dilate, polygon_mask
+from polypforge.masks.shapes import bounding_box, component_boxes, components, dilate, region_mask
 from polypforge.recipes.base import Job
 
 
@@ -16,7 +16,7 @@ def paste_lesion(job: Job, donor: Case) -> Case:
     The label is the pasted lesion plus what the background showed outside it. Raises ValueError when donor or region is empty.
     """
     frame = job.background.image
-    region = polygon_mask(list(job.request.region), frame.shape[:2])
+    region = region_mask(job.request.region, frame.shape[:2])
     if donor.mask is None or not donor.mask.any() or not region.any():
         raise ValueError("copy-paste needs a donor with a lesion mask and a region inside the frame")
     lesion = components(donor.mask)[0]

@@ -56,7 +56,7 @@ def generate_cases(
     load = opened.loader()
     known = {c.name for c in opened.source.cases}
     for request in requests:
-        if request.background not in known:
+        if request.background and request.background not in known:
             raise UserError(
                 f"{requests_file}: request {request.id} asks for the background '{request.background}', which {data} doesn't have."
             )

@@ -13,7 +13,7 @@ from polypforge.core.types import Attributes, Case, Image, Mask, Request
 from polypforge.core.window import around_mask
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
-from polypforge.masks.shapes import bounding_box, components, polygon_mask
+from polypforge.masks.shapes import bounding_box, components, region_mask
 from polypforge.proposals.plan import measure_lesions
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gate import Verdict, drawn_lesion
@@ -114,7 +114,7 @@ def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]
 
 
 def _window(request: Request, case: Case):
-    region = polygon_mask(list(request.region), case.size)
+    region = region_mask(request.region, case.size)
     return around_mask(region, 1.9, 72), region
 
 
@@ -144,7 +144,7 @@ class _Drawn:
     """What the report needs of an accepted case's new lesion, without its pixels."""
 
     def __init__(self, case: Case, request: Request) -> None:
-        part = drawn_lesion(case, polygon_mask(list(request.region), case.size))
+        part = drawn_lesion(case, region_mask(request.region, case.size))
         self.request = request
         self.attributes = measure_lesions(Case(case.name, case.image, part))
         self.centre = _centre(part)
@@ -152,7 +152,7 @@ class _Drawn:
 
     def thumbnail(self, store: CaseStore) -> Image:
         case = store.load(self.request.id)
-        return _closeup(case, drawn_lesion(case, polygon_mask(list(self.request.region), case.size)))
+        return _closeup(case, drawn_lesion(case, region_mask(self.request.region, case.size)))
 
 
 def _closeup(case: Case, lesion: Mask) -> Image:

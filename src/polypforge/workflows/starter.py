@@ -17,7 +17,7 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
-from polypforge.masks.shapes import components, polygon_mask
+from polypforge.masks.shapes import components, region_mask
 from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gate import GateConfig, Verdict, agreement, drawn_lesion, judge
@@ -131,7 +131,7 @@ def _acceptance(samples: list[Sample]) -> dict[str, Any]:
 def _likeness(samples: list[Sample], real: list[Case], donors: list[Case]) -> dict[str, Any]:
     """Correlation with the most similar of the training lesions: synthetic ones, and held-out real ones for comparison."""
     bank = [descriptor(c.image, m) for c in donors if c.mask is not None for m in components(c.mask, 60)]
-    drawn = [(s.case, drawn_lesion(s.case, polygon_mask(list(s.request.region), s.case.size))) for s in samples if s.verdict.kept]
+    drawn = [(s.case, drawn_lesion(s.case, region_mask(s.request.region, s.case.size))) for s in samples if s.verdict.kept]
     synthetic = [n.correlation for n in nearest([descriptor(c.image, m) for c, m in drawn], bank)] if drawn else []
     unseen = [n.correlation for n in nearest([descriptor(c.image, components(c.mask)[0]) for c in real if c.mask is not None], bank)]
 
@@ -153,7 +153,7 @@ def _likeness(samples: list[Sample], real: list[Case], donors: list[Case]) -> di
 def _sheet(samples: list[Sample]):
     tiles = []
     for s in samples:
-        region = polygon_mask(list(s.request.region), s.case.size)
+        region = region_mask(s.request.region, s.case.size)
         label = s.case.mask if s.case.mask is not None else region & False
         tile = strip(s.background.image, s.case.image, region, label, around_mask(region, 1.9, 72))
         tile[:5] = (70, 190, 90) if s.verdict.kept else (210, 60, 50)

@@ -21,7 +21,7 @@ from polypforge.core.types import POLYP, Case, Request
 from polypforge.core.window import around_mask
 from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
-from polypforge.masks.shapes import box_mask, polygon_mask
+from polypforge.masks.shapes import box_mask, region_mask
 from polypforge.models.first_stage import FirstStage, FirstStageConfig
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
@@ -172,7 +172,7 @@ def preview_sheet(jobs: Sequence[Job], results: Sequence[Case], columns: int = 2
     """Strips of source, region, result and label."""
     tiles = []
     for job, result in zip(jobs, results, strict=True):
-        region = polygon_mask(list(job.request.region), result.size)
+        region = region_mask(job.request.region, result.size)
         label = result.mask if result.mask is not None else region & False
         tiles.append(strip(job.background.image, result.image, region, label, around_mask(region, 1.9, 72)))
     return sheet(tiles, columns)

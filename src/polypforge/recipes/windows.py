@@ -1,0 +1,174 @@
+"""What recipes see of a frame: a square window around a region to repaint, or a whole square frame; and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polypforge.core.errors import UserError
+from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask
+from polypforge.core.window import Window, around_mask
+from polypforge.data.prepared import Prepared, prepare
+from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, components, erode, polygon_mask, region_mask
+from polypforge.recipes.base import Job
+
+REPAINTED = 0.95  # share of a lesion's visible part that a region must cover for the lesion to be gone
+FEATHER = 0.06  # width of the blend inside the region, as a share of the window's side
+LABEL_MARGIN = 0.06  # where no outline was asked for: of the region's longer side, left free around the lesion
+
+
+@dataclass(frozen=True)
+class View:
+    """A job's window on its frame, with the region and the field of view of the whole frame."""
+
+    window: Window
+    frame: Image
+    region: Mask
+    field: Mask
+
+    @classmethod
+    def of(cls, job: Job, scale: float, min_side_px: float) -> View:
+        """The window around the job's region. Raises UserError when nothing of the region can be seen."""
+        background = job.background
+        field = prepare(background).field
+        region = region_mask(job.request.region, background.size) & field
+        if not region.any():
+            raise UserError(f"request {job.request.id}: its region lies outside the field of view of '{background.name}'.")
+        if background.mask is None and background.boxes and not _covers(region, field, background.boxes):
+            raise UserError(
+                f"'{background.name}' has boxes but no mask: its region must cover every box, or the label would lack a lesion."
+            )
+        return cls(around_mask(region, scale, min_side_px), background.image, region, field)
+
+    def planes(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(image (3, S, S) in [-1, 1], region (1, S, S), field (1, S, S)) float32, in the window."""
+        region, field = (torch.from_numpy(self.window.crop_mask(m, size)).float()[None] for m in (self.region, self.field))
+        return to_unit(self.window.crop(self.frame, size)[None])[0], region, field
+
+    def plane(self, mask: Mask, size: int) -> Tensor:
+        """A mask of the frame in the window: (1, S, S) float32."""
+        return torch.from_numpy(self.window.crop_mask(mask, size)).float()[None]
+
+    def paste(self, drawn: NDArray[np.float32]) -> Image:
+        """The frame with `drawn` (S, S, 3) in [-1, 1] in its region; every pixel outside the region bit-equal to the frame's."""
+        pixels = self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) * 127.5 + 127.5
+        # Blend where the region meets tissue that stays; at the edge of the frame or field there is nothing to blend with.
+        stays = self.field & ~self.region
+        depth = cv2.distanceTransform((~stays).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        blend = np.clip(depth / max(2.0, FEATHER * self.window.side_px), 0, 1)[..., None]
+        mixed = self.frame * (1 - blend) + np.clip(pixels, 0, 255) * blend
+        return np.where(self.region[..., None], np.rint(mixed).astype(np.uint8), self.frame)
+
+    def lesion_in(self, drawn: NDArray[np.float32]) -> Mask:
+        """The lesion of a drawn mask plane (S, S), positive inside: cut to the region, without specks and holes."""
+        return main_part((self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) > 0) & self.region)
+
+
+def asked_lesion(job: Job, view: View) -> Mask:
+    """The lesion that the request asks for, cut to what can be seen; without an outline, the region less a margin."""
+    if job.request.label == NORMAL:
+        return np.zeros_like(view.region)
+    if job.request.lesion:
+        return polygon_mask(list(job.request.lesion), view.region.shape) & view.region
+    x0, y0, x1, y1 = bounding_box(view.region)
+    return erode(view.region, LABEL_MARGIN * max(x1 - x0, y1 - y0)) & view.region
+
+
+def finished(job: Job, view: View, image: Image, lesion: Mask) -> Case:
+    """The case with its complete label: the new lesion and what of the old label still shows."""
+    mask = remaining(job.background.mask, view.region, view.field) | lesion
+    return Case(
+        name=job.request.id,
+        image=image,
+        mask=mask,
+        boxes=component_boxes(mask, 4),
+        label=POLYP if mask.any() else NORMAL,
+        group=job.background.group,
+        split=job.background.split,
+    )
+
+
+def remaining(old: Mask | None, region: Mask, field: Mask) -> Mask:
+    """What of the old label still shows: everything outside the region, but no lesion whose visible part was repainted.
+
+    Labels reach a little over the edge of the field of view; such a rim of a repainted lesion is no lesion.
+    """
+    if old is None:
+        return np.zeros(region.shape, bool)
+    kept = np.zeros(region.shape, bool)
+    for lesion in components(old):
+        seen = lesion & field
+        if not seen.any() or (seen & region).sum() < REPAINTED * seen.sum():
+            kept |= lesion & ~region
+    return kept
+
+
+def main_part(mask: Mask) -> Mask:
+    """The largest component with its holes filled, plus any other at least a quarter as large: specks are not lesions."""
+    parts = components(mask, 12)
+    if not parts:
+        return np.zeros_like(mask)
+    kept = np.any([p for p in parts if p.sum() >= 0.25 * parts[0].sum()], axis=0)
+    contours, _ = cv2.findContours(kept.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(mask.shape, np.uint8)
+    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
+    return filled.astype(bool)
+
+
+def square_window(prepared: Prepared, rng: np.random.Generator | None = None, vary: bool = False) -> Window:
+    """The largest upright square on the frame that keeps its lesion; with `rng` at a random place that still does.
+
+    vary: a random turn, mirror image and zoom instead, always inside the frame: the papers' random resized crop and rotation without
+    the black corners that rotation makes.
+    """
+    height, width = prepared.field.shape
+    side = float(min(height, width))
+    x, y = (width - 1) / 2, (height - 1) / 2
+    if prepared.boxes:
+        x0, y0, x1, y1 = prepared.boxes[0]
+        x, y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
+    angle = 0.0
+    if rng is not None and vary:
+        angle = 90.0 * rng.integers(0, 4) + (rng.uniform(-20, 20) if rng.random() < 0.5 else 0.0)
+        turn = np.deg2rad(angle)
+        side *= float(rng.uniform(0.75, 1.0)) / (abs(np.cos(turn)) + abs(np.sin(turn)))
+        x, y = x + rng.normal(0, 0.08) * side, y + rng.normal(0, 0.08) * side
+    turn = np.deg2rad(angle)
+    reach = side * (abs(np.cos(turn)) + abs(np.sin(turn))) / 2
+    x, y = float(np.clip(x, reach - 0.5, width - 0.5 - reach)), float(np.clip(y, reach - 0.5, height - 0.5 - reach))
+    return Window(x, y, side, angle, bool(rng.random() < 0.5) if rng is not None and vary else False)
+
+
+def to_unit(images: NDArray[np.uint8]) -> Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_planes(masks: Sequence[Mask]) -> Tensor:
+    """N masks (S, S) -> (N, 1, S, S) float32 in {0, 1}."""
+    return torch.from_numpy(np.stack(masks)).float()[:, None]
+
+
+def to_pixels(unit: Tensor) -> NDArray[np.uint8]:
+    """(N, 3, S, S) in [-1, 1] -> (N, S, S, 3) uint8."""
+    return ((unit.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def channels_last(unit: Tensor) -> NDArray[np.float32]:
+    """(N, C, S, S) -> (N, S, S, C) float32 on the CPU."""
+    return unit.float().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def whole_frame(job: Job, image: Image, mask: Mask, group: str) -> Case:
+    """A case whose every pixel is new."""
+    return Case(job.request.id, image, mask, component_boxes(mask, 4), POLYP if mask.any() else NORMAL, group=group)
+
+
+def _covers(region: Mask, field: Mask, boxes: Sequence[Box]) -> bool:
+    return all((box_mask(b, region.shape) & field & ~region).mean() < 0.2 * box_mask(b, region.shape).mean() for b in boxes)
