@@ -66,21 +66,40 @@ def expand(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="forge, or window_segmenter (the judge).")],
-    out: Annotated[Path, typer.Option(help="Run folder. The same command resumes it.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe, a judge (window_segmenter, latent_segmenter), or first_stage.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder. The same command resumes it.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="A data set; may be given several times.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML with the sections model, training, phantom. Default: the shipped starter.yaml.")
+        str | None, typer.Option(help="YAML with the sections model, training, phantom; or starter (default) or paper, as shipped.")
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; touches neither data nor weights.")] = False,
     skip_bad: SkipBad = False,
     device: Device = "auto",
     as_json: JsonOut = False,
 ) -> None:
-    """Train a recipe or the judge. Checkpoints, validation, previews and TensorBoard logs go to the run folder."""
+    """Train a recipe, a judge or the first stage. Checkpoints, validation, previews and TensorBoard logs go to the run folder."""
+    from polypforge.core.errors import UserError
+    from polypforge.workflows.train import dry_run as plan
     from polypforge.workflows.train import train as run
 
+    if dry_run:
+        planned = plan(recipe, config, assignments or [], duration(budget))
+        parts = "".join(f"\n{count / 1e6:10.2f} M  {name}" for name, count in planned["parameters"].items())
+        here, gpu = (
+            f"{h:.1f} h" if h is not None else "until the budget ends" for h in (planned["hours_here"], planned["hours_on_assumed_gpu"])
+        )
+        emit(
+            planned,
+            as_json,
+            f"{planned['parameters_total'] / 1e6:.2f} M parameters, {planned['parameters_trained'] / 1e6:.2f} M trained{parts}\n"
+            f"memory about {planned['memory_gb']['total']:.1f} GB; {planned['step_tflop']:.2f} TFLOP a step\n"
+            f"here: {here}; on a GPU of {planned['assumed_gpu_tflops']:.0f} TFLOP/s (assumed): {gpu}",
+        )
+        return
+    if out is None:
+        raise UserError("say where to: --out RUN (a run folder), or --dry-run to see what it would take.")
     result = run(
         recipe,
         data or [],

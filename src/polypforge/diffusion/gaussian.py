@@ -29,6 +29,11 @@ class DiffusionConfig:
     loss: str = "mse"
     snr_gamma: float | None = None
 
+    @property
+    def outputs(self) -> int:
+        """Channels that a network gives for each channel of the state."""
+        return 2 if self.learned_variance else 1
+
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS or self.loss not in ("mse", "l1"):
             raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)}; loss is mse or l1")

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from polypforge.core.errors import UserError
-from polypforge.core.types import Case, Request
+from polypforge.core.types import NORMAL, Case, Request
 from polypforge.generation.writer import CaseStore
 from polypforge.recipes.base import Job, Recipe
 
@@ -28,6 +28,9 @@ def generate(
     A request with a parent runs after it, on its result. `provenance` (recipe, weights, version ...) is stored with each case.
     Raises UserError when a parent is missing from `requests` and from the store, or a background can't be loaded.
     """
+    for request in requests:
+        if request.label == NORMAL and not recipe.removes:
+            raise UserError(f"request {request.id} asks for normal tissue, which {recipe.name} can't draw: leave it out.")
     done = store.done()
     parents = {r.parent for r in requests if r.parent}
     made = 0

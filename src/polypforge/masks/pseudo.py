@@ -31,6 +31,24 @@ def inscribed_polygon(box: Box, shape: tuple[int, int], rng: np.random.Generator
     return polygon_mask(hull, shape)
 
 
+def radial_polygon(box: Box, shape: tuple[int, int], rng: np.random.Generator) -> Mask:
+    """Polyp-Gen's own program, for reproduction only: a polygon of jittered angles and radii around the middle of `box`.
+
+    Often not convex, it leaves the box, and covers little of a long one: `inscribed_polygon` is what the paper describes.
+    """
+    x0, y0, x1, y1 = box
+    count = int(rng.integers(6, 13))
+    steps = rng.uniform(0.5, 1.5, count)
+    angles = rng.uniform(0, 2 * np.pi) + np.cumsum(steps / steps.sum() * 2 * np.pi)
+    average = min(x1 - x0, y1 - y0) / 2
+    radii = np.clip(rng.normal(average, 0.35 * average, count), 0.1 * average, 2 * average)
+    points = np.stack([(x0 + x1) / 2 + radii * np.cos(angles), (y0 + y1) / 2 + radii * np.sin(angles)], 1)
+    return polygon_mask(np.rint(points), shape)
+
+
+POLYGONS = {"inscribed": inscribed_polygon, "radial": radial_polygon}
+
+
 def random_box(field: Mask, rng: np.random.Generator, side_px: tuple[float, float], avoid: Mask | None = None) -> Box | None:
     """A box with sides U{side_px} that lies at least 85 % in `field` and touches nothing of `avoid`; None after 30 misses."""
     height, width = field.shape
@@ -43,13 +61,15 @@ def random_box(field: Mask, rng: np.random.Generator, side_px: tuple[float, floa
     return None
 
 
-def lesion_free_region(field: Mask, lesion: Mask, rng: np.random.Generator, side_px: tuple[float, float]) -> Mask | None:
-    """A rectangle (40 %) or inscribed polygon (60 %) in the field of view, clear of every lesion by 3 % of the width."""
+def lesion_free_region(
+    field: Mask, lesion: Mask, rng: np.random.Generator, side_px: tuple[float, float], polygons: str = "inscribed"
+) -> Mask | None:
+    """A rectangle (40 %) or polygon (60 %; of POLYGONS) in the field of view, clear of every lesion by 3 % of the width."""
     avoid = dilate(lesion, 0.03 * field.shape[1]) if lesion.any() else None
     box = random_box(field, rng, side_px, avoid)
     if box is None:
         return None
-    region = box_mask(box, field.shape) if rng.random() < 0.4 else inscribed_polygon(box, field.shape, rng)
+    region = box_mask(box, field.shape) if rng.random() < 0.4 else POLYGONS[polygons](box, field.shape, rng)
     return region & field
 
 

@@ -121,12 +121,13 @@ class FirstStage(Trainable):
     """Trains an autoencoder on random windows of frames at their native resolution."""
 
     name = "first_stage"
+    config_class = FirstStageConfig
 
     def __init__(self, config: FirstStageConfig, vae: AutoencoderModel | None = None) -> None:
         super().__init__()
         self.config = config
         self.vae = vae or build_autoencoder(config)
-        self.register_buffer("latent_std", torch.ones(()))
+        self.register_buffer("latent_std", torch.ones(()), persistent=False)  # measured when validating, stored as scaling_factor
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -141,6 +142,9 @@ class FirstStage(Trainable):
             window = random_window(rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height, side, 0.0, rng)
             images.append(window.crop(chosen.case.image, self.config.size_px))
         return {"image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1}
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        return {"image": (count, 3, self.config.size_px, self.config.size_px)}
 
     def _reconstruct(self, image: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """(reconstruction, latents, regularisation)."""
@@ -160,8 +164,9 @@ class FirstStage(Trainable):
         image = batch["image"]
         decoded, _, regular = self._reconstruct(image, generator)
         pixels, edges = (decoded - image).abs().mean(), edge_error(decoded, image)
-        total = pixels + self.config.edge_weight * edges + regular
-        return total, {"pixels": pixels.detach(), "edges": edges.detach(), "regular": regular.detach()}
+        colours = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(image, 8)).abs().mean()  # tints are slow to learn from single pixels
+        total = pixels + colours + self.config.edge_weight * edges + regular
+        return total, {"pixels": pixels.detach(), "colours": colours.detach(), "edges": edges.detach(), "regular": regular.detach()}
 
     @torch.no_grad()
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:

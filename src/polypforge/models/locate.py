@@ -9,6 +9,7 @@ from pathlib import Path
 from polypforge.core.errors import UserError
 
 STARTER = "starter:"
+NOT_USED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*"]  # parts of Stable Diffusion repositories that no recipe reads
 
 
 def starter_root() -> Path:
@@ -35,10 +36,12 @@ def locate(model: str, offline: bool = False) -> Path:
     path = Path(model)
     if path.exists():
         for folder in (path, path / "model"):  # a run folder keeps its weights in model/
-            if (folder / "config.json").is_file():
+            if (folder / "config.json").is_file() or (folder / "model_index.json").is_file():
                 refuse_pickles(folder)
                 return folder
-        raise UserError(f"{model} holds no weights: it needs a config.json (a finished run, or a folder of save_pretrained).")
+        raise UserError(
+            f"{model} holds no weights: it needs a config.json or model_index.json (a finished run, or a folder of save_pretrained)."
+        )
     if model.count("/") == 1 and not model.startswith((".", "/")) and not Path(model).parent.is_dir():
         return _from_hub(model, offline)
     raise UserError(f"{model}: no such folder; weights are named by folder, hub id (owner/name) or {STARTER}NAME.")
@@ -50,7 +53,7 @@ def _from_hub(model: str, offline: bool) -> Path:
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, local_files_only=offline))
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=NOT_USED, local_files_only=offline))
     except LocalEntryNotFoundError:
         raise UserError(f"{model} is not in the local cache: fetch it once with `hf download {model}` where there is a network.") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -58,11 +61,12 @@ def _from_hub(model: str, offline: bool) -> Path:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Weights that can run code when they are opened are never opened."""
+    """Weights that can run code when they are opened are never opened: raises UserError where no safetensors lies beside them."""
     for path in folder.rglob("*"):
-        if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl") and not any(path.parent.glob("*.safetensors")):
             raise UserError(
-                f"{path} is a pickle, which can run code when it is opened: convert it with save_pretrained(..., safe_serialization=True)."
+                f"{path} is a pickle, which can run code when it is opened. If you trust it, convert it first: python -c "
+                f"\"from diffusers import DiffusionPipeline as P; P.from_pretrained('{folder}').save_pretrained('{folder}-safe')\""
             )
 
 

@@ -21,6 +21,13 @@ class Trainable(nn.Module, ABC):
 
     config: Any  # the model's own frozen dataclass
 
+    def fit(self, cases: Sequence[Case]) -> None:
+        """Take from all training cases what is not learned by gradients (clusters, donors). Called before training and on resuming.
+
+        Raises UserError when the cases don't suffice.
+        """
+        return
+
     @abstractmethod
     def prepare(self, cases: Sequence[Case]) -> Sequence[Any]:
         """Measure once what every draw of a training example needs."""
@@ -28,6 +35,10 @@ class Trainable(nn.Module, ABC):
     @abstractmethod
     def training_batch(self, pool: Sequence[Any], batch_size: int, rng: np.random.Generator) -> Batch:
         """Random examples as CPU tensors; a pure function of its arguments."""
+
+    @abstractmethod
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of `training_batch` for `count` examples, by name: what --dry-run measures with."""
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -40,17 +40,25 @@ class PlanConfig:
 class Planner:
     """Draws requests from backgrounds and from the attributes of the data set's own lesions.
 
-    names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions.
+    names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions. shapes: whether
+    requests also ask for an outline of the lesion, for recipes that need a mask.
     """
 
     def __init__(
-        self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Attributes], seed: int, config: PlanConfig
+        self,
+        names: Sequence[str],
+        load: Callable[[str], Case],
+        references: Sequence[Attributes],
+        seed: int,
+        config: PlanConfig,
+        shapes: bool = False,
     ) -> None:
         if not names:
             raise UserError("there is no frame to repaint: the data set has no usable training case.")
         if not references:
             raise UserError("the data set shows no lesion to learn sizes and colours from: add labelled polyp frames.")
         self.names, self.load, self.references, self.seed, self.config = names, load, references, seed, config
+        self.shapes = shapes
         self._order = numpy_rng(seed, "background order").permutation(len(names))
 
     def requests(self, index: int) -> list[Request]:
@@ -90,7 +98,8 @@ class Planner:
             return []
         parent = first[-1].id if first else ""
         asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(proposal.region), case.size)), rng)
-        return [*first, Request(case.name, POLYP, proposal.region, seed, asked, parent=parent)]
+        lesion = shrunk(proposal.region, float(np.sqrt(fill))) if self.shapes else ()
+        return [*first, Request(case.name, POLYP, proposal.region, seed, asked, parent=parent, lesion=lesion)]
 
     def _replace(self, background: Prepared, wanted: Attributes, rng: np.random.Generator, seed: int) -> list[Request]:
         lesion = self._largest(background)
@@ -99,15 +108,9 @@ class Planner:
             return []
         fill = float(np.clip(lesion.sum() / region.sum() * np.exp(rng.normal(0, 0.1)), 0.4, 0.85))
         size = float(np.sqrt(fill * region.sum() / background.field_area_px))
-        return [
-            Request(
-                background.case.name,
-                POLYP,
-                region_polygon(region),
-                seed,
-                self._asked(wanted, fill, size, lightness(background.case, region), rng),
-            )
-        ]
+        asked = self._asked(wanted, fill, size, lightness(background.case, region), rng)
+        shape = region_polygon(lesion & background.field) if self.shapes else ()
+        return [Request(background.case.name, POLYP, region_polygon(region), seed, asked, lesion=shape)]
 
     def _removals(self, background: Prepared, seed: int) -> list[Request]:
         """Turn every lesion of the frame to normal, one after the other."""
@@ -132,6 +135,13 @@ class Planner:
         # A lesion that is much lighter than a light place would be burnt out, and a dark one in a dark place black.
         values["delta_l"] = float(np.clip(values["delta_l"], DARKEST - place, LIGHTEST - place))
         return {k: round(float(v), 4) for k, v in values.items()}
+
+
+def shrunk(polygon: Sequence[tuple[int, int]], factor: float) -> tuple[tuple[int, int], ...]:
+    """The polygon scaled by `factor` about the mean of its corners."""
+    points = np.asarray(polygon, np.float64)
+    centre = points.mean(0)
+    return tuple((int(x), int(y)) for x, y in np.rint(centre + factor * (points - centre)))
 
 
 def lightness(case: Case, region: np.ndarray) -> float:

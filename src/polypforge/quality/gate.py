@@ -13,7 +13,7 @@ from polypforge.data.field_of_view import field_of_view
 from polypforge.masks.pseudo import is_speck
 from polypforge.masks.shapes import region_mask
 from polypforge.quality.agreement import iou
-from polypforge.quality.segmenter import WindowSegmenter
+from polypforge.quality.judges import Judge
 
 WINDOW_SCALE = 2.0  # window side / longer side of the lesion
 MIN_WINDOW_PX = 64
@@ -44,7 +44,7 @@ class Verdict:
         return {"id": self.id, "kept": self.kept, "reason": self.reason, "score": self.score}
 
 
-def judge(segmenter: WindowSegmenter, cases: Sequence[Case], requests: Sequence[Request], config: GateConfig) -> list[Verdict]:
+def judge(segmenter: Judge, cases: Sequence[Case], requests: Sequence[Request], config: GateConfig) -> list[Verdict]:
     """One verdict for each synthetic case; all windows run as one batch."""
     verdicts: dict[int, Verdict] = {}
     windows: dict[int, Window] = {}
@@ -76,7 +76,7 @@ def fills(lesion: Mask, region: Mask) -> bool:
     return float(lesion.sum()) > 0.96 * float(region.sum())
 
 
-def agreement(segmenter: WindowSegmenter, images: Sequence[np.ndarray], masks: Sequence[Mask]) -> list[float]:
+def agreement(segmenter: Judge, images: Sequence[np.ndarray], masks: Sequence[Mask]) -> list[float]:
     """IoU between each mask (not empty) and the prediction in a window around it; the same measure as the gate's."""
     windows = [around_mask(m, WINDOW_SCALE, MIN_WINDOW_PX) for m in masks]
     size = segmenter.config.window_px

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-import cv2
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
@@ -25,10 +24,9 @@ from torch import Tensor
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.core.types import Case, Image, Mask
-from polypforge.core.window import Window
-from polypforge.data.prepared import Prepared, prepare, random_window
-from polypforge.models.trainable import Batch, Trainable
+from polypforge.data.prepared import Prepared
+from polypforge.models.trainable import Batch
+from polypforge.quality.judges import Judge, draw_window
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,24 @@ class SegmenterConfig:
             raise ValueError("decoder needs `depth` widths and window_px must be a multiple of 2 ** depth")
 
 
-class WindowSegmenter(Trainable):
+class WindowSegmenter(Judge):
     """U-Net on RGB windows in [-1, 1]; one logit a pixel."""
 
     name = "window_segmenter"
+    config_class = SegmenterConfig
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
         self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=1)
 
-    def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
-        return [prepare(case) for case in cases if case.mask is not None]
-
     def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
-        drawn = [self._draw(pool[rng.integers(len(pool))], rng) for _ in range(batch_size)]
+        config = self.config
+        drawn = [
+            draw_window(pool[rng.integers(len(pool))], config.window_px, config.window_scale, config.empty_share, rng)
+            for _ in range(batch_size)
+        ]
         images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
         return {
             "image": to_input(images),
@@ -72,18 +72,9 @@ class WindowSegmenter(Trainable):
             "field": torch.from_numpy(fields).float()[:, None],
         }
 
-    def _draw(self, chosen: Prepared, rng: np.random.Generator) -> tuple[Image, Mask, Mask]:
-        config = self.config
-        height, width = chosen.field.shape
-        if chosen.boxes and rng.random() >= config.empty_share:
-            x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
-            side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(config.window_scale))))
-            window = random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
-        else:
-            side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
-            window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
-        image, mask, field = chosen.look(window, config.window_px)
-        return _recolour(image, rng), mask, field
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        size = (self.config.window_px, self.config.window_px)
+        return {"image": (count, 3, *size), "mask": (count, 1, *size), "field": (count, 1, *size)}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy plus soft Dice over the batch, both inside the field of view."""
@@ -111,11 +102,6 @@ class WindowSegmenter(Trainable):
         chance = torch.sigmoid(self.net(image).float()) + torch.sigmoid(self.net(image.flip(-1)).float()).flip(-1)
         return (chance[:, 0] / 2).cpu().numpy()
 
-    def predict_in(self, images: Sequence[Image], windows: Sequence[Window]) -> NDArray[np.float32]:
-        """Probabilities in one window of each image."""
-        size = self.config.window_px
-        return self.predict(np.stack([w.crop(i, size) for i, w in zip(images, windows, strict=True)]))
-
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
@@ -139,17 +125,3 @@ class WindowSegmenter(Trainable):
 def to_input(windows: NDArray[np.uint8]) -> Tensor:
     """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
     return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _recolour(image: Image, rng: np.random.Generator) -> Image:
-    """Strong changes of colour, light, blur and noise, so that the judge relies on shape and relief."""
-    x = image.astype(np.float32) / 255
-    x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.25)))
-    x = x * rng.normal(1, 0.12, 3).astype(np.float32) + np.float32(rng.normal(0, 0.04))
-    grey = x.mean(-1, keepdims=True)
-    x = grey + (x - grey) * np.float32(rng.uniform(0.6, 1.4))
-    if rng.random() < 0.3:
-        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
-    if rng.random() < 0.3:
-        x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
-    return (np.clip(x, 0, 1) * 255).astype(np.uint8)

@@ -14,7 +14,19 @@ from polypforge.recipes.base import Job, Recipe
 
 __all__ = ["RECIPES", "Job", "Recipe", "load_recipe", "recipe_class"]
 
-RECIPES: dict[str, str] = {"forge": "polypforge.recipes.forge.recipe:Forge"}
+RECIPES: dict[str, str] = {
+    "forge": "polypforge.recipes.forge.recipe:Forge",
+    "polyp_gen": "polypforge.recipes.polyp_gen.recipe:PolypGen",
+    "cond_polyp_diff": "polypforge.recipes.cond_polyp_diff.recipe:CondPolypDiff",
+    "polyp_ddpm": "polypforge.recipes.polyp_ddpm.recipe:PolypDDPM",
+    "diffuse_gen": "polypforge.recipes.diffuse_gen.recipe:DiffuseGen",
+    "diffaug": "polypforge.recipes.diffaug.recipe:DiffAug",
+    "blended_latent": "polypforge.recipes.blended_latent.recipe:BlendedLatent",
+    "control_inpaint": "polypforge.recipes.control_inpaint.recipe:ControlInpaint",
+    "copy_paste": "polypforge.recipes.copy_paste.recipe:CopyPaste",
+    "singan_seg": "polypforge.recipes.singan_seg.recipe:SinGANSeg",
+    "folder": "polypforge.recipes.folder.recipe:Folder",
+}
 
 
 def recipe_class(name: str) -> type[Recipe]:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.models.locate import locate
 from polypforge.models.trainable import Batch, Trainable
 
-__all__ = ["Batch", "Job", "Recipe"]
+__all__ = ["Batch", "Job", "Recipe", "UntrainedRecipe"]
 
 
 @dataclass
@@ -35,12 +39,15 @@ class Recipe(Trainable):
     """A named, typed combination of conditions, networks, objective and sampler.
 
     `needs` names what a request must bring: a subset of background (a frame to repaint), mask (a lesion's shape), prompt.
-    `config_class` is the frozen dataclass that a recipe is built from: `RecipeClass(config)`.
+    `config_class` is the frozen dataclass that a recipe is built from: `RecipeClass(config)`. `removes`: whether it can turn a lesion
+    into normal tissue. `capacity`: how many cases it can give at most, None for no limit.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type]
     needs: ClassVar[frozenset[str]]
+    removes: ClassVar[bool] = False
+    capacity: int | None = None
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
@@ -55,3 +62,22 @@ class Recipe(Trainable):
         from polypforge.recipes import load_recipe  # the table of recipes knows the subclasses
 
         return load_recipe(locate(str(model), offline))
+
+
+class UntrainedRecipe(Recipe):
+    """A recipe that learns nothing by gradients: `fit` takes all it needs from the cases."""
+
+    def prepare(self, cases: Sequence[Case]) -> Sequence[Case]:
+        return cases
+
+    def training_batch(self, pool: Sequence[Case], batch_size: int, rng: np.random.Generator) -> Batch:
+        raise NotImplementedError(f"{self.name} learns nothing by gradients")
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError(f"{self.name} learns nothing by gradients")
+
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        raise NotImplementedError(f"{self.name} learns nothing by gradients")

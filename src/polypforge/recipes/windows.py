@@ -80,9 +80,9 @@ def asked_lesion(job: Job, view: View) -> Mask:
     return erode(view.region, LABEL_MARGIN * max(x1 - x0, y1 - y0)) & view.region
 
 
-def finished(job: Job, view: View, image: Image, lesion: Mask) -> Case:
-    """The case with its complete label: the new lesion and what of the old label still shows."""
-    mask = remaining(job.background.mask, view.region, view.field) | lesion
+def finished(job: Job, region: Mask, field: Mask, image: Image, lesion: Mask) -> Case:
+    """The case with its complete label: the new lesion and what of the old label still shows outside the repainted `region`."""
+    mask = remaining(job.background.mask, region, field) | lesion
     return Case(
         name=job.request.id,
         image=image,

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from polypforge.core.types import Image, Mask
-from polypforge.core.window import Window
+from polypforge.core.types import Case, Image, Mask, Request
+from polypforge.core.window import Window, around_mask
+from polypforge.masks.shapes import region_mask
 
 REGION_COLOUR = (255, 214, 64)
 LABEL_COLOUR = (64, 224, 120)
@@ -28,6 +29,25 @@ def strip(source: Image, result: Image, region: Mask, label: Mask, window: Windo
     parts = [before, outlined(before, where, REGION_COLOUR), after, outlined(after, what, LABEL_COLOUR)]
     gap = np.full((side_px, 3, 3), 255, np.uint8)
     return np.hstack([x for part in parts for x in (part, gap)][:-1])
+
+
+def edit_strip(request: Request, source: Case | None, result: Case, side_px: int = 200) -> Image:
+    """Source, where or what was asked, result, result with its label: around the region of an edit, or of a whole new frame."""
+    label = result.mask if result.mask is not None else np.zeros(result.size, bool)
+    if request.region and source is not None:
+        region = region_mask(request.region, result.size)
+        return strip(source.image, result.image, region, label, around_mask(region, 1.9, 72), side_px)
+    before = np.full((side_px, side_px, 3), 235, np.uint8) if source is None else _whole(source.size).crop(source.image, side_px)
+    window = _whole(result.size)
+    asked = np.repeat(window.crop_mask(label, side_px)[..., None], 3, 2).astype(np.uint8) * 255
+    after = window.crop(result.image, side_px)
+    gap = np.full((side_px, 3, 3), 255, np.uint8)
+    return np.hstack([before, gap, asked, gap, after, gap, outlined(after, window.crop_mask(label, side_px), LABEL_COLOUR)])
+
+
+def _whole(size: tuple[int, int]) -> Window:
+    height, width = size
+    return Window((width - 1) / 2, (height - 1) / 2, max(height, width))
 
 
 def sheet(tiles: Sequence[Image], columns: int, gap_px: int = 4) -> Image:

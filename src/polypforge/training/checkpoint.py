@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json
-from polypforge.training.ema import EMA
+from polypforge.training.ema import EMA, learned_state
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Checkpoints:
         partial = self.folder / f".partial-{progress.step:08d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_flat(module.state_dict()), partial / "model.safetensors")
+        save_file(_flat(learned_state(module)), partial / "model.safetensors")
         save_file(_flat(ema.weights), partial / "ema.safetensors")
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         write_json(partial / "progress.json", asdict(progress))
@@ -58,7 +58,10 @@ class Checkpoints:
             return None
         folder = self.folder / f"step-{steps[-1]:08d}"
         try:
-            module.load_state_dict(load_file(folder / "model.safetensors"))
+            stored = load_file(folder / "model.safetensors")
+            if stored.keys() != learned_state(module).keys():
+                raise KeyError("it holds other parameters")
+            module.load_state_dict(stored, strict=False)
             averaged = load_file(folder / "ema.safetensors")
             for key in ema.weights:
                 ema.weights[key].copy_(averaged[key])

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """max_steps, budget_seconds: the run ends at whichever comes first; one of them must be given.
+    """max_steps, budget_seconds: the run ends at whichever comes first; one of them must be given. batch_size: examples that a device
+    sees at once; accumulate: how many such batches make one step.
 
     learning_rate, warmup_steps, cooldown_share, final_rate: linear rise, plateau, and in the last share of the run a linear
-    fall to final_rate x learning_rate. clip_norm: greatest gradient norm. ema_decay: of the averaged weights, which are
+    fall to final_rate x learning_rate. betas: of AdamW. clip_norm: greatest gradient norm. ema_decay: of the averaged weights, which are
     what is validated and saved. precision: "bf16" (autocast) or "fp32". validate_every, preview_every, checkpoint_every: in
     steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their number.
     """
 
     seed: int = 0
     batch_size: int = 32
+    accumulate: int = 1
     max_steps: int | None = None
     budget_seconds: float | None = None
     learning_rate: float = 4e-4
@@ -24,6 +26,7 @@ class TrainingConfig:
     cooldown_share: float = 0.3
     final_rate: float = 0.05
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     precision: str = "bf16"
@@ -36,7 +39,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.budget_seconds is None:
             raise ValueError("a run needs an end: give max_steps or budget_seconds (--budget)")
-        for name in ("batch_size", "keep_checkpoints", "validation_examples"):
+        for name in ("batch_size", "accumulate", "keep_checkpoints", "validation_examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if (self.max_steps is not None and self.max_steps < 1) or (self.budget_seconds is not None and self.budget_seconds <= 0):

@@ -52,7 +52,8 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # bf16 is `_autocast`, which needs no process-wide state
         model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
         self.model = model
-        optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learned, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         self.ema = EMA(model, config.ema_decay)
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints)
         self.progress = self.checkpoints.restore_last(model, self.ema, optimizer) or Progress()
@@ -79,7 +80,7 @@ class Trainer:
                 coming = reader.submit(self._batch, progress.step + 1)
                 losses = self._step(batch)
                 progress.step += 1
-                progress.samples += config.batch_size * self.accelerator.num_processes
+                progress.samples += config.batch_size * config.accumulate * self.accelerator.num_processes
                 progress.seconds += time.monotonic() - started
                 rate = progress.samples / progress.seconds
                 shown = " ".join(f"{k} {v:.4f}" for k, v in losses.items())
@@ -118,20 +119,23 @@ class Trainer:
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def _batch(self, step: int) -> Batch:
-        return self.model.training_batch(self.pool, self.config.batch_size, numpy_rng(self.config.seed, "examples", step, self.rank))
+    def _batch(self, step: int) -> list[Batch]:
+        config = self.config
+        streams = [(config.seed, "examples", step, self.rank, *([k] if k else [])) for k in range(config.accumulate)]
+        return [self.model.training_batch(self.pool, config.batch_size, numpy_rng(*stream)) for stream in streams]
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, progress.step, self._share_done())
-        batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
         generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
-        with self._autocast():
-            loss, parts = self.wrapped(batch, generator)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss is {float(loss.detach())} at step {progress.step}: {self._advice()}")
-        self.accelerator.backward(loss)
+        for batch in batches:
+            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+            with self._autocast():
+                loss, parts = self.wrapped(batch, generator)
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {float(loss.detach())} at step {progress.step}: {self._advice()}")
+            self.accelerator.backward(loss / len(batches))
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         if norm is not None and not torch.isfinite(norm):
             raise UserError(f"the gradient is {float(norm)} at step {progress.step}: {self._advice()}")

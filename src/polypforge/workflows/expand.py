@@ -21,7 +21,7 @@ from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, weights_hash
 from polypforge.proposals.plan import Planner
 from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
-from polypforge.quality.segmenter import WindowSegmenter
+from polypforge.quality.judges import Judge, load_judge
 from polypforge.recipes import Recipe, load_recipe
 from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
@@ -103,7 +103,7 @@ def expand(
     _refuse_what_cannot_be_expanded(opened, load)
     claim(out, "expand", settings)
     keep_report(opened, cache)
-    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
+    segmenter = load_judge(judge_folder).to(device_of(device))
     recipe = load_recipe(folder).to(device_of(device))
     planner = make_planner(opened, load, seed)
     _state_cost(recipe, planner, load, num, opened, budget_seconds)
@@ -164,7 +164,7 @@ def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened
 
 def _make(
     recipe: Recipe,
-    segmenter: WindowSegmenter,
+    segmenter: Judge,
     planner: Planner,
     load,
     store: CaseStore,
@@ -224,7 +224,7 @@ def _write_accepted(
     return rows
 
 
-def _calibration(segmenter: WindowSegmenter, opened: Opened, load) -> list[float]:
+def _calibration(segmenter: Judge, opened: Opened, load) -> list[float]:
     """Agreement of the judge with *real* labels that were not used as backgrounds."""
     held = [load(c.name) for c in opened.cases("val")[:60]]
     held = [c for c in held if c.mask is not None and c.mask.any()]

@@ -15,7 +15,7 @@ from polypforge.data.folder import METADATA
 from polypforge.generation.writer import CaseStore, read_requests
 from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.gate import GateConfig, Verdict, judge
-from polypforge.quality.segmenter import WindowSegmenter
+from polypforge.quality.judges import load_judge
 from polypforge.workflows.device import device_of
 
 
@@ -30,7 +30,7 @@ def gate_folder(
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
     config = gate_config(min_iou)
     judge_folder = locate(model, offline)
-    segmenter = WindowSegmenter.load_pretrained(judge_folder).to(device_of(device)).eval()
+    segmenter = load_judge(judge_folder).to(device_of(device))
     store = CaseStore(folder)
     done = store.done()
     requests = [r for r in read_requests(folder / "requests.jsonl") if r.id in done]

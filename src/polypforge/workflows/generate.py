@@ -62,12 +62,12 @@ def generate_cases(
             )
     claim(out, "generate", settings)
     keep_report(opened, cache)
+    recipe = load_recipe(folder).to(device_of(device))
     if not requests:
-        planner = make_planner(opened, load, seed)
+        planner = make_planner(opened, load, seed, recipe)
         requests = [r for i in range(num or 0) for r in planner.requests(i)]
     requests = take_shard(requests, part, parts)
     write_requests(out / "requests.jsonl", requests)
-    recipe = load_recipe(folder).to(device_of(device))
     store = CaseStore(out)
     provenance = {
         "recipe": getattr(recipe, "name", ""),

@@ -1,21 +1,34 @@
-"""A planner for an opened data set."""
+"""A planner for an opened data set and what a recipe needs."""
 
 from __future__ import annotations
 
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Attributes
 from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
+from polypforge.proposals.whole import FreePlanner, MaskPlanner
+from polypforge.recipes import Recipe
 from polypforge.workflows.opened import Opened
 
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
+WITHOUT_REMOVAL = PlanConfig(replace=2 / 3, add=1 / 3, move=0.0)
+
+AnyPlanner = Planner | MaskPlanner | FreePlanner
 
 
-def make_planner(opened: Opened, load, seed: int, config: PlanConfig | None = None) -> Planner:
-    """Backgrounds are the training frames; sizes and colours come from up to REFERENCES of their own lesions."""
+def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None) -> AnyPlanner:
+    """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions."""
     names = [c.name for c in opened.cases("train")]
     references: list[Attributes] = []
+    showing: list[str] = []
     for pick in numpy_rng(seed, "references").permutation(len(names)):
-        references += measure_lesions(load(names[pick]))
-        if len(references) >= REFERENCES:
+        found = measure_lesions(load(names[pick])) if len(references) < REFERENCES or "background" not in recipe.needs else []
+        references += found
+        showing += [names[pick]] if found else []
+        if len(references) >= REFERENCES and "background" in recipe.needs:
             break
-    return Planner(names, load, references, seed, config or PlanConfig())
+    if "background" in recipe.needs:
+        config = config or (PlanConfig() if recipe.removes else WITHOUT_REMOVAL)
+        return Planner(names, load, references, seed, config, shapes="mask" in recipe.needs)
+    if "mask" in recipe.needs:
+        return MaskPlanner(sorted(showing), references, seed)
+    return FreePlanner(references, seed)

@@ -20,7 +20,7 @@ from polypforge.quality.gate import Verdict, drawn_lesion
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.reporting.charts import paired_histogram, place_map
 from polypforge.reporting.page import Page, Picture, write_page
-from polypforge.reporting.panels import data_uri, strip
+from polypforge.reporting.panels import data_uri, edit_strip
 from polypforge.workflows.opened import Opened
 
 SHOWN, SHOWN_REJECTED, SHOWN_NEIGHBOURS, COMPARED_REAL = 24, 6, 9, 250
@@ -113,26 +113,20 @@ def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]
     return texts
 
 
-def _window(request: Request, case: Case):
-    region = region_mask(request.region, case.size)
-    return around_mask(region, 1.9, 72), region
-
-
 def _picture(request: Request, case: Case, load: LoadBackground, verdicts: dict[str, Verdict]) -> Picture:
-    source = load(request.background)
-    window, region = _window(request, case)
-    label = case.mask if case.mask is not None else np.zeros(case.size, bool)
+    source = load(request.background) if request.background else None
+    region = region_mask(request.region, case.size)
     verdict = verdicts[request.id]
     score = f"IoU {verdict.score:.2f}" if verdict.score is not None else "not scored"
-    edit = (
-        "moved from its old place"
-        if request.parent
-        else "repainted"
-        if source.mask is not None and (source.mask & region).any()
-        else "added"
-    )
+    edit = "added"
+    if not request.region:
+        edit = "whole frame"
+    elif request.parent:
+        edit = "moved from its old place"
+    elif source is not None and source.mask is not None and (source.mask & region).any():
+        edit = "repainted"
     why = f" · rejected: {verdict.reason}" if not verdict.kept else ""
-    return Picture(data_uri(strip(source.image, case.image, region, label, window)), f"{request.id} · {edit} · {score}{why}")
+    return Picture(data_uri(edit_strip(request, source, case)), f"{request.id} · {edit} · {score}{why}")
 
 
 def _reasons(rejected, verdicts, made: int) -> list[dict[str, Any]]:

@@ -14,24 +14,25 @@ import torch
 from polypforge.core.config import from_dict, override, read_yaml
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import write_json
+from polypforge.core.files import whole_folder, write_json
 from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import POLYP, Case, Request
-from polypforge.core.window import around_mask
 from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
-from polypforge.masks.shapes import box_mask, region_mask
-from polypforge.models.first_stage import FirstStage, FirstStageConfig
+from polypforge.masks.shapes import box_mask
+from polypforge.models.first_stage import FirstStage
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import loosened, region_polygon
-from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
+from polypforge.quality.judges import JUDGES, judge_class
 from polypforge.recipes import RECIPES, Job, Recipe, recipe_class
-from polypforge.reporting.panels import sheet, strip
+from polypforge.reporting.panels import edit_strip, sheet
+from polypforge.training.checkpoint import Progress
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.workflows.device import device_of
+from polypforge.workflows.dry_run import plan, refuse_too_large
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import claim, versions
 
@@ -52,17 +53,43 @@ def shipped_config(name: str, size: str = "starter") -> Path:
 
 
 def trainable_names() -> list[str]:
-    return [*RECIPES, WindowSegmenter.name, FirstStage.name]
+    return [*RECIPES, *JUDGES, FirstStage.name]
+
+
+def trainable_class(name: str) -> Any:
+    """The class of a recipe, a judge or the first stage. Raises UserError for another name."""
+    if name not in trainable_names():
+        raise UserError(f"'{name}' can't be trained: choose one of {', '.join(trainable_names())}.")
+    if name in JUDGES:
+        return judge_class(name)
+    return FirstStage if name == FirstStage.name else recipe_class(name)
 
 
 def build(name: str, model: dict[str, Any], where: str) -> Trainable:
     """An untrained model from the `model` section of a configuration."""
-    if name == WindowSegmenter.name:
-        return WindowSegmenter(from_dict(SegmenterConfig, model, where))
-    if name == FirstStage.name:
-        return FirstStage(from_dict(FirstStageConfig, model, where))
-    cls = recipe_class(name)
+    cls = trainable_class(name)
     return cls(from_dict(cls.config_class, model, where))
+
+
+def read_settings(
+    name: str, config: str | Path | None, assignments: Sequence[str], budget_seconds: float | None
+) -> tuple[Path, dict[str, Any], TrainingConfig, PhantomMix]:
+    """(the YAML, its values with the assignments, training and phantom sections). Raises UserError."""
+    trainable_class(name)
+    path = Path(config) if config else shipped_config(name)
+    if config in ("starter", "paper"):
+        path = shipped_config(name, str(config))
+        if not path.is_file():
+            raise UserError(f"{name} has no {config} configuration.")
+    values = override(read_yaml(path), assignments)
+    unknown = set(values) - {"model", "training", "phantom"}
+    if unknown:
+        raise UserError(f"{path}: sections are model, training and phantom, not {', '.join(sorted(unknown))}.")
+    if budget_seconds is not None:
+        values["training"] = dict(values.get("training") or {}) | {"budget_seconds": budget_seconds}
+    training = from_dict(TrainingConfig, values.get("training") or {}, f"{path}: training")
+    phantom = from_dict(PhantomMix, values.get("phantom") or {}, f"{path}: phantom")
+    return path, values, training, phantom
 
 
 def train(
@@ -78,24 +105,16 @@ def train(
 ) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
 
-    config: YAML with the sections model, training and phantom (default: the shipped starter). Raises UserError.
+    config: YAML with the sections model, training and phantom, or "paper" or "starter" for a shipped one (default: starter).
+    Raises UserError.
     """
-    if name not in trainable_names():
-        raise UserError(f"'{name}' can't be trained: choose one of {', '.join(trainable_names())}.")
     out = Path(out)
-    path = Path(config) if config else shipped_config(name)
-    values = override(read_yaml(path), assignments)
-    if set(values) - {"model", "training", "phantom"}:
-        raise UserError(
-            f"{path}: sections are model, training and phantom, not {', '.join(sorted(set(values) - {'model', 'training', 'phantom'}))}."
-        )
-    if budget_seconds is not None:
-        values["training"] = dict(values.get("training") or {}) | {"budget_seconds": budget_seconds}
-    training = from_dict(TrainingConfig, values.get("training") or {}, f"{path}: training")
-    phantom = from_dict(PhantomMix, values.get("phantom") or {}, f"{path}: phantom")
+    path, values, training, phantom = read_settings(name, config, assignments, budget_seconds)
+    device = device_of(device)
+    refuse_too_large(name, values.get("model") or {}, training, device, str(path))
     torch.manual_seed(training.seed)
     model = build(name, values.get("model") or {}, f"{path}: model")
-    if not data and not phantom.frames:
+    if not data and not phantom.frames and name != "folder":
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
     settings = {
@@ -106,7 +125,6 @@ def train(
     # What may change between the parts of one run: its end, and what the advice after a NaN asks for.
     free = ("max_steps", "budget_seconds", "learning_rate", "precision")
     settings["training"] = {k: v for k, v in asdict(training).items() if k not in free}
-    device = device_of(device)
     for folder in data:
         open_source(folder)
     if main:
@@ -123,17 +141,41 @@ def train(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
     )
+    model.fit(train_cases)
+    if not any(p.requires_grad for p in model.parameters()):
+        return _without_training(name, model, out, data, opened, main)
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
     if not len(pool):
         raise UserError(f"no case of the data can train {name}: the judge needs masks, not boxes.")
-    preview = _previewer(out, held) if isinstance(model, Recipe) else None
+    preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
     trainer = Trainer(model, pool, held, out, training, preview, device)
     progress = trainer.run()
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress)}
+    return _with_data(result, out, data, opened, main)
+
+
+def _without_training(name: str, model: Trainable, out: Path, data, opened, main: bool) -> dict[str, Any]:
+    """A model with nothing to learn by gradients is ready once it was fitted."""
+    if main:
+        with whole_folder(out / "model") as folder:
+            model.save_pretrained(folder)
+    result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(Progress(best_loss=0.0))}
+    return _with_data(result, out, data, opened, main)
+
+
+def _with_data(result: dict[str, Any], out: Path, data, opened: Sequence[Opened], main: bool) -> dict[str, Any]:
     result["data"] = {str(d): _left_out(o) for d, o in zip(data, opened, strict=True)}
     if main:
         write_json(out / "result.json", result)
     return result
+
+
+def dry_run(
+    name: str, config: str | Path | None = None, assignments: Sequence[str] = (), budget_seconds: float | None = None
+) -> dict[str, Any]:
+    """Parameters, memory, FLOP and hours of a training run, from its configuration alone."""
+    path, values, training, _ = read_settings(name, config, assignments, budget_seconds)
+    return plan(trainable_class(name), values.get("model") or {}, training, f"{path}: model").to_json()
 
 
 def _left_out(opened: Opened) -> dict[str, Any]:
@@ -154,8 +196,11 @@ def _end(training: TrainingConfig) -> str:
     return " or ".join(ends) + "; Ctrl-C stops, the same command resumes"
 
 
-def preview_jobs(held: Sequence[Prepared], count: int = PREVIEWS) -> list[Job]:
-    """Repaint the first lesions of the validation cases: as a polyp, with everything but the class left to the model."""
+def preview_jobs(held: Sequence[Prepared], recipe: Recipe, count: int = PREVIEWS) -> list[Job]:
+    """Requests of the recipe's kind on the first validation cases that show a lesion, all but the class left to the model."""
+    if "background" not in recipe.needs:
+        cases = [p.case if "mask" in recipe.needs else None for p in held if p.case.mask is not None and p.case.mask.any()]
+        return [Job(Request(c.name if c else "", POLYP, (), seed=i), c) for i, c in enumerate(cases[:count])]
     jobs: list[Job] = []
     for prepared in held:
         case = prepared.case
@@ -163,23 +208,19 @@ def preview_jobs(held: Sequence[Prepared], count: int = PREVIEWS) -> list[Job]:
             lesion = box_mask(prepared.boxes[0], case.size)
             lesion = lesion & case.mask if case.mask is not None else lesion
             region = loosened(lesion, 0.12) & prepared.field
-            if region.sum() > 200:
-                jobs.append(Job(Request(case.name, POLYP, region_polygon(region), seed=len(jobs)), case))
+            if region.sum() > 200 and (lesion & region).any():
+                asked = region_polygon(lesion & region) if "mask" in recipe.needs and case.mask is not None else ()
+                jobs.append(Job(Request(case.name, POLYP, region_polygon(region), seed=len(jobs), lesion=asked), case))
     return jobs
 
 
 def preview_sheet(jobs: Sequence[Job], results: Sequence[Case], columns: int = 2):
     """Strips of source, region, result and label."""
-    tiles = []
-    for job, result in zip(jobs, results, strict=True):
-        region = region_mask(job.request.region, result.size)
-        label = result.mask if result.mask is not None else region & False
-        tiles.append(strip(job.background.image, result.image, region, label, around_mask(region, 1.9, 72)))
-    return sheet(tiles, columns)
+    return sheet([edit_strip(job.request, job.case, result) for job, result in zip(jobs, results, strict=True)], columns)
 
 
-def _previewer(out: Path, held: Sequence[Prepared]):
-    jobs = preview_jobs(held)
+def _previewer(out: Path, held: Sequence[Prepared], recipe: Recipe):
+    jobs = preview_jobs(held, recipe)
 
     def preview(model: Trainable, step: int) -> None:
         if jobs and isinstance(model, Recipe):

@@ -113,7 +113,7 @@ def _random_crops(parts: list[Tensor], region: Tensor, size: int, grid: int, gen
     full = region.shape[-1]
     crops: list[list[Tensor]] = [[] for _ in parts]
     for i in range(len(region)):
-        pixels = region[i, 0].flatten().nonzero()
+        pixels = region[i, 0].flatten().nonzero() if not region.is_meta else ()
         pick = int(pixels[torch.randint(len(pixels), (1,), generator=generator)]) if len(pixels) else full * full // 2
         top, left = (max(0, min(full - size, (p - size // 2) // grid * grid)) for p in divmod(pick, full))
         for kept, part in zip(crops, parts, strict=True):

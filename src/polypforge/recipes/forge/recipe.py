@@ -20,7 +20,7 @@ from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
-from polypforge.recipes.forge.examples import draw
+from polypforge.recipes.forge.examples import VECTOR_DIM, draw
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -29,6 +29,7 @@ class Forge(Recipe):
     name: ClassVar[str] = "forge"
     config_class: ClassVar[type] = ForgeConfig
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
+    removes: ClassVar[bool] = True
 
     def __init__(self, config: ForgeConfig, base: networks.BaseStage | None = None, detail: networks.DetailStage | None = None) -> None:
         super().__init__()
@@ -55,6 +56,11 @@ class Forge(Recipe):
             "vector": torch.from_numpy(np.stack([e.vector for e in examples])),
             "exact": torch.tensor([float(e.exact) for e in examples]),
         }
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        size = (self.config.detail_px, self.config.detail_px)
+        planes = dict.fromkeys(("mask", "region", "field"), (count, 1, *size))
+        return planes | {"image": (count, 3, *size), "vector": (count, VECTOR_DIM), "exact": (count,)}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         target = networks.base_target(self.config, batch)

@@ -35,7 +35,7 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
 
 def _finish(job: Job, view: View, drawn: NDArray[np.float32]) -> Case:
     lesion = np.zeros_like(view.region) if job.request.label == NORMAL else view.lesion_in(drawn[..., 3])
-    return finished(job, view, view.paste(drawn[..., :3]), lesion)
+    return finished(job, view.region, view.field, view.paste(drawn[..., :3]), lesion)
 
 
 def _noise(seeds: Sequence[int], stage: int, size: int) -> Tensor:

@@ -1,0 +1,89 @@
+"""What every judge of labels offers, and judges by name."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.core.types import Image, Mask
+from polypforge.core.window import Window
+from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.models.trainable import Trainable
+
+JUDGES = {
+    "window_segmenter": "polypforge.quality.segmenter:WindowSegmenter",
+    "latent_segmenter": "polypforge.quality.latent_segmenter:LatentSegmenter",
+}
+
+
+class Judge(Trainable):
+    """Sees a window of a final image and says where the lesion is. `config.window_px` is the side of its windows."""
+
+    name: str
+    config_class: type
+
+    def prepare(self, cases) -> list[Prepared]:
+        return [prepare(case) for case in cases if case.mask is not None]
+
+    @abstractmethod
+    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability."""
+
+    def predict_in(self, images: Sequence[Image], windows: Sequence[Window]) -> NDArray[np.float32]:
+        """Probabilities in one window of each image."""
+        size = self.config.window_px
+        return self.predict(np.stack([w.crop(i, size) for i, w in zip(images, windows, strict=True)]))
+
+
+def judge_class(name: str) -> type[Judge]:
+    if name not in JUDGES:
+        raise UserError(f"there is no judge '{name}': choose one of {', '.join(JUDGES)}.")
+    module, attribute = JUDGES[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def load_judge(folder: Path) -> Judge:
+    """The judge that was saved in `folder`, ready to predict. Raises UserError for anything else."""
+    config = read_json(folder / "config.json")
+    name = config.get("model") if isinstance(config, dict) else None
+    if name not in JUDGES:
+        raise UserError(f"{folder / 'config.json'} is no judge that `polypforge train` saved: choose one of {', '.join(JUDGES)}.")
+    return judge_class(name).load_pretrained(folder).eval()  # type: ignore[return-value]
+
+
+def draw_window(
+    chosen: Prepared, size_px: int, scale: tuple[float, float], empty_share: float, rng: np.random.Generator
+) -> tuple[Image, Mask, Mask]:
+    """(image, mask, field) of a random training window, strongly recoloured: loosely around a lesion, or anywhere."""
+    height, width = chosen.field.shape
+    if chosen.boxes and rng.random() >= empty_share:
+        x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
+        side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(scale))))
+        window = random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
+    else:
+        side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
+        window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
+    image, mask, field = chosen.look(window, size_px)
+    return recolour(image, rng), mask, field
+
+
+def recolour(image: Image, rng: np.random.Generator) -> Image:
+    """Strong changes of colour, light, blur and noise, so that a judge relies on shape and relief."""
+    x = image.astype(np.float32) / 255
+    x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.25)))
+    x = x * rng.normal(1, 0.12, 3).astype(np.float32) + np.float32(rng.normal(0, 0.04))
+    grey = x.mean(-1, keepdims=True)
+    x = grey + (x - grey) * np.float32(rng.uniform(0.6, 1.4))
+    if rng.random() < 0.3:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
+    if rng.random() < 0.3:
+        x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
+    return (np.clip(x, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,183 @@
+"""DiffAug's validator: segmentation by a diffusion model in latent space, with one step instead of many (SDSeg, Lin et al. 2024)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.data.prepared import Prepared
+from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
+from polypforge.diffusion.schedules import Schedule
+from polypforge.models.first_stage import Autoencoder, FirstStageConfig, build_autoencoder, load_autoencoder
+from polypforge.models.locate import locate
+from polypforge.models.precision import fast_inference
+from polypforge.models.trainable import Batch
+from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
+from polypforge.quality.judges import Judge, draw_window
+
+
+@dataclass(frozen=True)
+class LatentSegmenterConfig:
+    """first_stage: the frozen autoencoder (folder, hub id, starter:NAME); first_stage_shape: its size for --dry-run. vision: widths of
+    the trainable vision encoder, each halving the image. unet: the denoiser in latent space. clean_weight, dice_weight: of L1(z0) and of
+    Dice on the decoded mask, beside L1 on the prediction. start_share: share of training times at the last step, where prediction
+    starts. window_px, window_scale, empty_share: as for the window segmenter."""
+
+    first_stage: str = "starter:first_stage"
+    first_stage_shape: FirstStageConfig = field(default_factory=FirstStageConfig)
+    vision: tuple[int, ...] = (32, 64)
+    unet: UNetShape = field(default_factory=lambda: UNetShape((64, 96, 128), (False, False, True), patch_px=1, norm_groups=32))
+    diffusion: DiffusionConfig = field(
+        default_factory=lambda: DiffusionConfig(Schedule("scaled_linear", 1000, 0.00085, 0.012), prediction="v", loss="l1")
+    )
+    clean_weight: float = 1.0
+    dice_weight: float = 1.0
+    start_share: float = 0.5
+    window_px: int = 96
+    window_scale: tuple[float, float] = (1.35, 3.6)
+    empty_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.window_px % 2 ** len(self.vision):
+            raise ValueError("window_px must be a multiple of 2 ** len(vision)")
+        if self.clean_weight < 0 or self.dice_weight < 0 or not 0 <= self.start_share <= 1:
+            raise ValueError("weights are not negative, start_share is a share")
+
+
+class LatentSegmenter(Judge):
+    """Frozen latents of the image and features of a trainable encoder, fused by a 1x1 convolution, tell the denoiser what to segment."""
+
+    name = "latent_segmenter"
+    config_class = LatentSegmenterConfig
+
+    def __init__(self, config: LatentSegmenterConfig, vae: Autoencoder | None = None, unet: UNet2DModel | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.diffusion = GaussianDiffusion(config.diffusion)
+        self.vae = vae or _first_stage(config)
+        if self.vae.factor != 2 ** len(config.vision):
+            raise UserError(f"the first stage shrinks by {self.vae.factor}: give the vision encoder as many halvings (model.vision).")
+        latents = self.vae.channels
+        layers: list[nn.Module] = []
+        for before, width in zip((3, *config.vision), config.vision, strict=False):
+            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1), nn.SiLU()]
+        self.vision = nn.Sequential(*layers)
+        self.fuse = nn.Conv2d(latents + config.vision[-1], config.unet.widths[0], 1)
+        self.unet = unet or build_unet(config.unet, latents + config.unet.widths[0], latents, conditional=False)
+
+    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
+        """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
+        config = self.config
+        drawn = [
+            draw_window(pool[rng.integers(len(pool))], config.window_px, config.window_scale, config.empty_share, rng)
+            for _ in range(batch_size)
+        ]
+        images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
+        return {
+            "image": _to_input(images),
+            "mask": torch.from_numpy(masks).float()[:, None],
+            "field": torch.from_numpy(fields).float()[:, None],
+        }
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        size = (self.config.window_px, self.config.window_px)
+        return {"image": (count, 3, *size), "mask": (count, 1, *size), "field": (count, 1, *size)}
+
+    def condition(self, image: Tensor) -> Tensor:
+        return self.fuse(torch.cat([self.vae.encode(image), self.vision(image)], 1))
+
+    def _network(self, state: Tensor, times: Tensor, cond: Tensor) -> Tensor:
+        return apply_discrete_unet(self.unet, torch.cat([state, cond], 1), times, self.config.unet.patch_px)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents of a mask -> lesion probability (B, 1, S, S): the mean of the decoded channels, from [-1, 1] to [0, 1]."""
+        return ((self.vae.decode(latents).mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """L1 on the prediction + clean_weight L1 on the single-step z0 + dice_weight Dice on its decoded mask."""
+        config, mask = self.config, batch["mask"]
+        target = self.vae.encode((mask * 2 - 1).expand(-1, 3, -1, -1))
+        last = len(self.diffusion.signal) - 1
+        times = torch.randint(last + 1, (len(mask),), generator=generator)
+        times = torch.where(torch.rand(len(mask), generator=generator) < config.start_share, last, times)
+        errors = self.diffusion.errors(self._network, target, self.condition(batch["image"]), generator, times)
+        clean = (errors.clean - target).abs().mean()
+        chance = self.decode(errors.clean) * batch["field"]
+        truth = mask * batch["field"]
+        dice = 1 - (2 * (chance * truth).sum() + 1) / (chance.sum() + truth.sum() + 1)
+        total = errors.mean() + config.clean_weight * clean + config.dice_weight * dice
+        return total, {"error": errors.each.detach().mean(), "clean": clean.detach(), "dice": dice.detach()}
+
+    @torch.no_grad()
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        found, truth = self._single_step(batch["image"]) > 0.5, batch["mask"] > 0.5
+        holds = truth.flatten(1).any(1)
+        both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
+        iou = (both / either.clamp_min(1))[holds].mean()
+        false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
+        return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
+
+    def _single_step(self, image: Tensor) -> Tensor:
+        """z0 = (z_t - sqrt(1 - abar) eps) / sqrt(abar) from pure noise at the last step, decoded. The same noise for every image."""
+        cond = self.condition(image)
+        shape = (self.vae.channels, *cond.shape[-2:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(cond).expand(len(image), *shape)
+        sigma = self.diffusion.sigmas[-1].to(image.device)
+        clean = self.diffusion.denoiser(self._network)(noise * (1 + sigma.square()).sqrt(), sigma, cond)
+        return self.decode(clean)
+
+    @torch.inference_mode()
+    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
+        self.eval()
+        device = next(self.unet.parameters()).device
+        image = _to_input(windows).to(device).contiguous(memory_format=torch.channels_last)
+        with fast_inference(device):
+            chance = self._single_step(image).float() + self._single_step(image.flip(-1)).float().flip(-1)
+        return (chance[:, 0] / 2).cpu().numpy()
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.vae.vae.save_pretrained(folder / "vae")
+        self.unet.save_pretrained(folder / "unet")
+        state = {
+            f"{part}.{k}": v.detach().cpu().contiguous() for part in ("vision", "fuse") for k, v in getattr(self, part).state_dict().items()
+        }
+        save_file(state, folder / "vision.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+
+    @classmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        stored = read_json(folder / "config.json")
+        config = replace(from_dict(LatentSegmenterConfig, stored["config"], str(folder / "config.json")), first_stage="")
+        try:
+            unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+            model = cls(config, Autoencoder(load_autoencoder(folder / "vae")), unet)
+            model.load_state_dict(load_file(folder / "vision.safetensors"), strict=False)
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
+        return model
+
+
+def _first_stage(config: LatentSegmenterConfig) -> Autoencoder:
+    if torch.empty(0).is_meta:
+        return Autoencoder(build_autoencoder(config.first_stage_shape))
+    return Autoencoder(load_autoencoder(locate(config.first_stage)))
+
+
+def _to_input(windows: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1

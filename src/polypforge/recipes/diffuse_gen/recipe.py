@@ -1,0 +1,226 @@
+"""`diffuse_gen`: image and mask repainted together by RePaint, one network for each cluster (diffuse-gen, arXiv 2310.16794)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import cv2
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.core.seeding import numpy_rng
+from polypforge.core.types import Case, Mask
+from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.diffusion.gaussian import GaussianDiffusion
+from polypforge.diffusion.loss_guidance import LossGuided
+from polypforge.diffusion.noise import SampleNoise
+from polypforge.diffusion.repaint import keep_known, repaint_sigmas
+from polypforge.diffusion.samplers import ancestral
+from polypforge.masks.shapes import dilate, polygon_mask
+from polypforge.models.encoders import Encoder, load_encoder
+from polypforge.models.precision import fast_inference
+from polypforge.models.unet import apply_discrete_unet, build_unet
+from polypforge.recipes.base import Batch, Job, Recipe
+from polypforge.recipes.colour_transfer import colour_transfer
+from polypforge.recipes.diffuse_gen.clusters import cluster_centres, features, nearest_centre
+from polypforge.recipes.diffuse_gen.config import DiffuseGenConfig
+from polypforge.recipes.diffuse_gen.styling import StylingLoss, unet_features
+from polypforge.recipes.windows import View, channels_last, finished, remaining, square_window, to_planes, to_unit
+
+PAPER_PX = 256
+STATE = 4
+
+
+@dataclass
+class Member(Prepared):
+    """A prepared case with its cluster."""
+
+    cluster: int = 0
+
+
+class DiffuseGen(Recipe):
+    name: ClassVar[str] = "diffuse_gen"
+    config_class: ClassVar[type] = DiffuseGenConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"background", "mask"})
+
+    def __init__(self, config: DiffuseGenConfig, unets: Sequence[UNet2DModel] | None = None, centres: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.diffusion = GaussianDiffusion(config.diffusion)
+        outputs = STATE * config.diffusion.outputs
+        self.unets = nn.ModuleList(unets or [build_unet(config.unet, STATE, outputs, conditional=False) for _ in range(config.networks)])
+        self.centres = centres
+        self._encoders: dict[str, Encoder] = {}
+
+    # Clusters
+
+    def fit(self, cases: Sequence[Case]) -> None:
+        if self.config.models == "per_cluster":
+            members = [prepare(c) for c in cases if c.mask is not None and c.mask.any()]
+            if not members:
+                raise UserError("diffuse_gen learns from masks: no case of the data has one that shows a lesion.")
+            rows = features(self._encoder(self.config.features), members)
+            config = self.config
+            self.centres = torch.from_numpy(cluster_centres(rows, config.clusters, config.smallest_cluster, config.cluster_seed))
+
+    def _encoder(self, name: str) -> Encoder:
+        if name not in self._encoders:
+            self._encoders[name] = load_encoder(name).to(next(self.parameters()).device)
+        return self._encoders[name]
+
+    def prepare(self, cases: Sequence[Case]) -> list[Member]:
+        usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
+        if cases and not usable:
+            raise UserError("diffuse_gen learns from masks: no case of the data has one that shows a lesion.")
+        assigned = np.zeros(len(usable), np.int64)
+        if self.centres is not None and usable:
+            assigned = nearest_centre(features(self._encoder(self.config.features), usable), self.centres.numpy())
+        return [Member(p.case, p.field, p.boxes, p.field_area_px, int(k)) for p, k in zip(usable, assigned, strict=True)]
+
+    # Training
+
+    def training_batch(self, pool: Sequence[Member], batch_size: int, rng: np.random.Generator) -> Batch:
+        """state (B, 4, S, S) in [-1, 1]: image and mask; cluster (): whose network learns from this batch, one cluster a batch."""
+        chosen_cluster = int(pool[rng.integers(len(pool))].cluster)  # as often as the cluster is large
+        members = [m for m in pool if m.cluster == chosen_cluster] if self.config.networks > 1 else pool
+        images, masks = [], []
+        for _ in range(batch_size):
+            image, mask = self._look(members[rng.integers(len(members))], rng)
+            images.append(image)
+            masks.append(mask)
+        state = torch.cat([to_unit(np.stack(images)), to_planes(masks) * 2 - 1], 1)
+        return {"state": state, "cluster": torch.tensor(chosen_cluster if self.config.networks > 1 else 0)}
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        return {"state": (count, STATE, self.config.size_px, self.config.size_px), "cluster": ()}
+
+    def _look(self, member: Member, rng: np.random.Generator):
+        config = self.config
+        if config.view == "frame":
+            return member.look(square_window(member, rng, vary=True), config.size_px)[:2]
+        x0, y0, x1, y1 = member.boxes[rng.integers(len(member.boxes))]
+        side = max(config.min_window_px, max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(np.log(1.4), np.log(2.8)))))
+        return member.look(random_window((x0 + x1) / 2, (y0 + y1) / 2, side, 0.1, rng), config.size_px)[:2]
+
+    def _network(self, cluster: int):
+        unet = self.unets[cluster]
+        return lambda state, times, cond: apply_discrete_unet(unet, state, times, self.config.unet.patch_px)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        cluster = 0 if batch["cluster"].is_meta else int(batch["cluster"])
+        errors = self.diffusion.errors(self._network(cluster), batch["state"], None, generator)
+        total = errors.mean()
+        return total, {"loss": total.detach(), "bound": errors.bound.mean().detach()}
+
+    def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
+        return self.diffusion.validation(self._network(int(batch["cluster"])), batch["state"], None, seed)
+
+    # Generation
+
+    def model_of(self, job: Job) -> int:
+        """j ~ U{1..K}: the network need not be that of the background's own cluster."""
+        return int(numpy_rng(job.request.seed, "cluster").integers(self.config.networks))
+
+    def view_of(self, job: Job) -> View:
+        view = View.of(job, self.config.window_scale, self.config.min_window_px)
+        region = view.region
+        if self.config.view == "frame":
+            view = replace(view, window=square_window(prepare(job.background)))
+        if job.request.lesion:
+            lesion = polygon_mask(list(job.request.lesion), region.shape)
+            region = dilate(lesion, self.config.dilate_px * view.window.side_px / PAPER_PX) & view.region
+        return replace(view, region=region) if region.any() else view
+
+    @torch.no_grad()
+    def generate(self, jobs: Sequence[Job]) -> list[Case]:
+        groups: dict[int, list[int]] = defaultdict(list)
+        for i, job in enumerate(jobs):
+            groups[self.model_of(job)].append(i)
+        found: dict[int, Case] = {}
+        for cluster, members in groups.items():
+            found |= dict(zip(members, self._generate([jobs[i] for i in members], cluster), strict=True))
+        return [found[i] for i in range(len(jobs))]
+
+    def _generate(self, jobs: Sequence[Job], cluster: int) -> list[Case]:
+        config, device = self.config, next(self.parameters()).device
+        views = [self.view_of(job) for job in jobs]
+        image, region, _ = (torch.stack(p).to(device) for p in zip(*(v.planes(config.size_px) for v in views), strict=True))
+        left = [remaining(j.background.mask, v.region, v.field) for j, v in zip(jobs, views, strict=True)]
+        old = torch.stack([v.plane(m, config.size_px) for v, m in zip(views, left, strict=True)]).to(device)
+        known = torch.cat([image, old * 2 - 1], 1)
+        noise = SampleNoise([j.request.seed for j in jobs])
+        levels = self.diffusion.spaced(config.steps).to(device)
+        x = noise.draw((STATE, config.size_px, config.size_px), device) * (1 + levels[0].square()).sqrt()
+        denoise = self.diffusion.denoiser(self._network(cluster), clip=True)
+        with fast_inference(device):
+            path = repaint_sigmas(levels, config.jump_length, config.resamples)
+            drawn = ancestral(denoise, x, path, None, noise, keep_known(known, region, noise)).float()
+            if config.styling.enabled:
+                drawn = self._styled(drawn, image, region, cluster, levels, noise)
+        return [self._finish(j, v, d) for j, v, d in zip(jobs, views, channels_last(drawn), strict=True)]
+
+    def _styled(self, drawn: Tensor, real: Tensor, region: Tensor, cluster: int, levels: Tensor, noise: SampleNoise) -> Tensor:
+        """The image with the real source's look, surroundings kept; the mask as it was."""
+        config = self.config.styling
+        path = levels[self.config.steps - 1 - config.start :]
+        denoise = self.diffusion.denoiser(self._network(cluster), clip=True)
+        loss = StylingLoss(config, drawn[:, :3], real, lambda s, sigma: self._maps(s, sigma, cluster), *self._judges())
+        x = drawn + path[0] * noise(drawn)
+        styled = ancestral(LossGuided(denoise, loss), x, path, None, noise, keep_known(drawn, region, noise))
+        return torch.cat([styled[:, :3], drawn[:, 3:]], 1).float()
+
+    def _judges(self) -> tuple[Encoder | None, Encoder | None]:
+        config = self.config.styling
+        perceptual = self._encoder(config.perceptual) if config.vgg else None
+        return perceptual, self._encoder(config.semantics) if config.style or config.semantic else None
+
+    def _maps(self, state: Tensor, sigma: Tensor, cluster: int) -> list[Tensor]:
+        """U-Net features of a clean state at the noise level's time."""
+        time = int((self.diffusion.sigmas.to(sigma.device) - sigma).abs().argmin())
+        unet = self.unets[cluster]
+        tokens = torch.nn.functional.pixel_unshuffle(state, self.config.unet.patch_px)
+        return unet_features(unet, tokens, torch.full((len(state),), time, device=state.device))  # type: ignore[arg-type]
+
+    def _finish(self, job: Job, view: View, drawn: np.ndarray) -> Case:
+        pixels = drawn[..., :3]
+        if self.config.styling.enabled and self.config.styling.colour_transfer:
+            rgb = np.rint(np.clip(pixels * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+            pixels = colour_transfer(rgb, view.window.crop(view.frame, len(rgb))).astype(np.float32) / 127.5 - 1
+        plane = self._opened(drawn[..., 3] > 0).astype(np.float32) * 2 - 1
+        return finished(job, view.region, view.field, view.paste(pixels), view.lesion_in(plane))
+
+    def _opened(self, mask: Mask) -> Mask:
+        radius = round(self.config.opening_px * self.config.size_px / PAPER_PX)
+        if radius < 1:
+            return mask
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc).astype(bool)
+
+    # Files
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, unet in enumerate(self.unets):
+            unet.save_pretrained(folder / f"unet_{k:02d}")  # type: ignore[operator]
+        if self.centres is not None:
+            save_file({"centres": self.centres.contiguous()}, folder / "clusters.safetensors")
+        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+
+    @classmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        config = from_dict(DiffuseGenConfig, read_json(folder / "config.json")["config"], str(folder / "config.json"))
+        places = [folder / f"unet_{k:02d}" for k in range(config.networks)]
+        unets = [UNet2DModel.from_pretrained(p, local_files_only=True, use_safetensors=True) for p in places]
+        centres = load_file(folder / "clusters.safetensors")["centres"] if config.models == "per_cluster" else None
+        return cls(config, unets, centres)

@@ -1,0 +1,60 @@
+"""`folder`: image and mask pairs that any outside generator made, so that they pass the same gates and reports as ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.core.types import Case
+from polypforge.data.layouts import open_source
+from polypforge.recipes.base import Job, UntrainedRecipe
+from polypforge.recipes.windows import whole_frame
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """path: a folder of pairs in any layout that `polypforge data import` knows."""
+
+    path: str = ""
+
+
+class Folder(UntrainedRecipe):
+    name: ClassVar[str] = "folder"
+    config_class: ClassVar[type] = FolderConfig
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: FolderConfig) -> None:
+        super().__init__()
+        self.config = config
+        if not config.path:
+            raise UserError("folder needs to know where the pairs are: name them with --set model.path=DIR.")
+        self.source = open_source(Path(config.path))
+        self.capacity = len(self.source)
+        if not self.capacity:
+            raise UserError(f"{config.path} holds no pairs of image and mask.")
+
+    def generate(self, jobs: Sequence[Job]) -> list[Case]:
+        """Pair number (seed modulo their count) for each request, at its own size."""
+        made = []
+        for job in jobs:
+            given = self.source.cases[job.request.seed % len(self.source)].load()
+            mask = given.mask if given.mask is not None else np.zeros(given.size, bool)
+            made.append(whole_frame(job, given.image, mask, given.group))
+        return made
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"path": str(Path(self.config.path).resolve())}
+        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config) | config}, indent=2) + "\n")
+
+    @classmethod
+    def load_pretrained(cls, folder: Path) -> Self:
+        return cls(from_dict(FolderConfig, read_json(folder / "config.json")["config"], str(folder / "config.json")))

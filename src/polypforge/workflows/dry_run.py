@@ -1,0 +1,158 @@
+"""What training would take, told without touching data or weights: everything is built on PyTorch's meta device."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.models.trainable import Trainable
+from polypforge.training.config import TrainingConfig
+
+ASSUMED_GPU_TFLOPS = 200.0  # a fifth of what an H200 does in bf16 on paper: said in the result, not measured
+LARGE_PARAMETERS = 2e8  # trained parameters from which on a machine without GPU is refused
+FLOPS_FORWARD_TO_STEP = 3.0  # backward costs about twice the forward pass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parameters: by part of the model. trained: how many of them learn. memory_gb: weights, gradients, optimiser, average, activations.
+    step_tflop: of one step. hours: on this machine and on the assumed GPU, for max_steps; None when the run ends by time."""
+
+    parameters: dict[str, int]
+    trained: int
+    memory_gb: dict[str, float]
+    step_tflop: float
+    hours_here: float | None
+    hours_gpu: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "parameters": self.parameters,
+            "parameters_total": sum(self.parameters.values()),
+            "parameters_trained": self.trained,
+            "memory_gb": self.memory_gb,
+            "step_tflop": round(self.step_tflop, 3),
+            "hours_here": self.hours_here,
+            "hours_on_assumed_gpu": self.hours_gpu,
+            "assumed_gpu_tflops": ASSUMED_GPU_TFLOPS,
+        }
+
+
+def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) -> Plan:
+    """The plan of a training run of `cls`."""
+    with torch.device("meta"):
+        module: Trainable = cls(from_dict(cls.config_class, model, where))
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in _parts(module)}
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in module.parameters())
+    activations, flops = _measure(module) if trained else (0, 0.0)
+    activations *= training.batch_size * (0.5 if training.precision == "bf16" else 1.0)
+    memory = {
+        "weights": everything * 4 / 1e9,
+        "gradients": trained * 4 / 1e9,
+        "optimiser": trained * 8 / 1e9,
+        "average": trained * 4 / 1e9,
+        "activations": activations / 1e9,
+    }
+    memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
+    step = flops * FLOPS_FORWARD_TO_STEP * training.batch_size * training.accumulate / 1e12
+    steps = training.max_steps
+    here = round(steps * step / _tflops_here() / 3600, 2) if steps and step else None
+    gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
+    return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
+
+
+def refuse_too_large(name: str, model: dict[str, Any], training: TrainingConfig, device: str, where: str) -> None:
+    """Raises UserError for a model of a paper's size on a machine without GPU, saying what it needs."""
+    if device != "cpu":
+        return
+    from polypforge.workflows.train import trainable_class
+
+    cls = trainable_class(name)
+    if name == "folder":
+        return
+    with torch.device("meta"):
+        module = cls(from_dict(cls.config_class, model, where))
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    if trained < LARGE_PARAMETERS:
+        return
+    needs = plan(cls, model, training, where)
+    hours = f" and about {needs.hours_gpu:.0f} h on one H200" if needs.hours_gpu else ""
+    raise UserError(
+        f"{Path(where.split(':')[0]).name} of {name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
+        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out)."
+    )
+
+
+def _parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The model's parts, one level deeper where a part is a backbone of several networks."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        inner = list(child.named_children())
+        if name == "backbone":
+            found += [(f"backbone.{n}", c) for n, c in inner]
+        else:
+            found.append((name, child))
+    return found
+
+
+def _measure(module: Trainable) -> tuple[float, float]:
+    """(bytes kept for the backward pass, forward FLOP) of one example, by running the loss without numbers."""
+    integers = ("ids", "key", "cluster")
+    batch = {
+        name: torch.empty(shape, dtype=torch.long if name in integers else torch.float32, device="meta")
+        for name, shape in module.batch_shapes(1).items()
+    }
+    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no id is given twice
+    weights = {id(p) for p in module.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights:
+            kept[id(tensor)] = tensor
+        return tensor
+
+    counter = _FlopCounter()
+    with saved_tensors_hooks(pack, lambda t: t), counter:
+        module.loss(batch, torch.Generator())
+    return float(sum(t.numel() * t.element_size() for t in kept.values())), float(counter.total)
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Sums PyTorch's own FLOP formulas; unlike its `FlopCounterMode`, it also works where a loss takes gradients itself."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _tflops_here() -> float:
+    """What this machine does in a 3x3 convolution of 128 channels, in the precision that training uses; a tenth of a second."""
+    from polypforge.models.precision import fast_inference
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layer = nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+    image = torch.randn(8, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), fast_inference(device):
+        layer(image)
+        start = time.perf_counter()
+        for _ in range(8):
+            layer(image)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return 8 * 8 * 2 * 128 * 128 * 9 * 32 * 32 / seconds / 1e12
