@@ -38,8 +38,11 @@ def expand(
     data: Annotated[Path, typer.Argument(help="Labelled images: a data-set folder, or any layout that `data import` knows.")],
     out: Annotated[Path, typer.Option(help="Folder for the expanded data set. The same command resumes an interrupted run.")],
     num: Annotated[int, typer.Option(help="How many accepted synthetic cases to make.")],
-    model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
-    budget: Annotated[str | None, typer.Option(help="Fine-tune on the data for so long first (90s, 15m, 2h).")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Kind of generator: forge (default), polyp_gen ... Without --model, it is trained on the data first.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Fine-tune (or train) on the data for so long first (90s, 15m, 2h).")] = None,
     min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
@@ -54,7 +57,7 @@ def expand(
     from polypforge.workflows.expand import expand as run
 
     result = run(
-        data, out, num, model=model, budget_seconds=duration(budget), min_iou=min_iou, layout=layout, skip_bad=skip_bad,
+        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), min_iou=min_iou, layout=layout, skip_bad=skip_bad,
         synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(

@@ -109,7 +109,7 @@ def load_autoencoder(folder: Path) -> AutoencoderModel:
         kind = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}.get(config.get("_class_name", ""))
         if kind is not None:
             try:
-                return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).eval()
+                return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).float().eval()
             except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(
                     f"{place} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train first_stage again."

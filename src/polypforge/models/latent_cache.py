@@ -32,10 +32,10 @@ class LatentCache:
         if missing:
             found = encode(images[missing]).to("cpu", torch.float16)
             fresh = {wanted[i]: latent for i, latent in zip(missing, found, strict=True)}
-        result = torch.stack([fresh[key] if key in fresh else self._stored[key] for key in wanted])
+        result = torch.stack([(fresh[key] if key in fresh else self._stored[key]).float() for key in wanted])
         for key, latent in fresh.items():
             self._stored[key] = latent.clone()
             self.used += latent.nbytes
         while self.used > self.max_bytes and self._stored:
             self.used -= self._stored.popitem(last=False)[1].nbytes
-        return result.to(images.device, torch.float32)
+        return result.to(images.device)

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging
 
+logging.disable_progress_bar()  # a bar for each small file is noise beside our own
 UNKNOWN = "[unk]"
 MAX_WORDS = 16
 

@@ -19,7 +19,6 @@ from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, weights_hash
-from polypforge.proposals.plan import Planner
 from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
 from polypforge.quality.judges import Judge, load_judge
 from polypforge.recipes import Recipe, load_recipe
@@ -28,8 +27,9 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gate import gate_config, spoil_children
+from polypforge.workflows.generator import generator_source, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
-from polypforge.workflows.plan import make_planner
+from polypforge.workflows.plan import AnyPlanner, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
@@ -57,7 +57,8 @@ def expand(
     out: str | Path,
     num: int,
     *,
-    model: str = "starter:forge",
+    recipe: str | None = None,
+    model: str | None = None,
     judge_model: str = "starter:window_segmenter",
     budget_seconds: float | None = None,
     seed: int = 0,
@@ -71,8 +72,9 @@ def expand(
 ) -> ExpandResult:
     """Make `num` accepted synthetic cases from the data set at `data`, and write them with the real ones and a report to `out`.
 
-    budget_seconds: fine-tune the model on the data for so long first; None uses it as it is. The same call again resumes.
-    Raises UserError for anything the caller can mend.
+    recipe, model: which generator; without a model, the starter weights of the recipe (default: forge), or, where none are shipped, a
+    model that is trained on the data first, from the recipe's starter configuration. budget_seconds: how long to fine-tune a given
+    model, or to train a new one. The same call again resumes. Raises UserError for anything the caller can mend.
     """
     started = time.monotonic()
     data, out = Path(data), Path(out)
@@ -81,12 +83,14 @@ def expand(
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
     gate = gate_config(min_iou)
-    folder, judge_folder = locate(model, offline), locate(judge_model, offline)
+    judge_folder = locate(judge_model, offline)
+    source = generator_source(recipe, model, offline)
     settings = {
+        "recipe": source.recipe,
         "data": str(data.resolve()),
         "num": num,
-        "model": model,
-        "weights": weights_hash(folder),
+        "model": source.model,
+        "weights": weights_hash(source.folder) if source.folder else "",
         "judge": weights_hash(judge_folder),
         "layout": layout,
         "budget_seconds": budget_seconds,
@@ -104,20 +108,25 @@ def expand(
     claim(out, "expand", settings)
     keep_report(opened, cache)
     segmenter = load_judge(judge_folder).to(device_of(device))
-    recipe = load_recipe(folder).to(device_of(device))
-    planner = make_planner(opened, load, seed)
-    _state_cost(recipe, planner, load, num, opened, budget_seconds)
-    if budget_seconds:
+    folder, model = source.folder, source.model
+    if folder is None:
+        model = f"{source.recipe}, trained on the data"
+        folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device)
+        budget_seconds = None
+    generator = load_recipe(folder).to(device_of(device))
+    planner = make_planner(opened, load, seed, generator)
+    _state_cost(generator, planner, load, num, opened, budget_seconds)
+    if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
-        recipe = load_recipe(folder).to(device_of(device))
+        generator = load_recipe(folder).to(device_of(device))
         model = f"{model}, fine-tuned for {budget_seconds:g} s"
 
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
-        "recipe": getattr(recipe, "name", ""), "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
+        "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
         "data": fingerprint_of(opened.source), "versions": versions(),
     }  # fmt: skip
-    requests, verdicts = _make(recipe, segmenter, planner, load, store, provenance, num, gate, batch_size, work)
+    requests, verdicts = _make(generator, segmenter, planner, load, store, provenance, num, gate, batch_size, work)
     finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
     accepted = [r for r in finals if verdicts[r.id].kept][:num]
     rows = _write_accepted(out, store, accepted, verdicts, gate)
@@ -153,7 +162,7 @@ def _refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> Non
         )
 
 
-def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened, budget: float | None) -> None:
+def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Opened, budget: float | None) -> None:
     each = seconds_per_case(recipe, planner, load)
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
     console.print(
@@ -165,7 +174,7 @@ def _state_cost(recipe: Recipe, planner: Planner, load, num: int, opened: Opened
 def _make(
     recipe: Recipe,
     segmenter: Judge,
-    planner: Planner,
+    planner: AnyPlanner,
     load,
     store: CaseStore,
     provenance: dict,
@@ -178,7 +187,7 @@ def _make(
     requests: list[Request] = []
     log = work / "verdicts.jsonl"
     verdicts = {row["id"]: Verdict(**row) for row in (read_jsonl(log) if log.exists() else [])}
-    tried = 0
+    tried, most = 0, MOST_TRIES * num if recipe.capacity is None else min(recipe.capacity, MOST_TRIES * num)
     columns = (
         TextColumn("making cases"),
         BarColumn(),
@@ -191,10 +200,10 @@ def _make(
         while True:
             kept = sum(verdicts[r.id].kept for r in requests if r.label == POLYP and r.id in verdicts)
             bar.update(task, kept=kept)
-            if kept >= num or tried >= MOST_TRIES * num:
+            if kept >= num or tried >= most:
                 return requests, verdicts
             rate = max(0.3, kept / tried) if tried else 0.8
-            count = min(max(4, math.ceil((num - kept) / rate)), MOST_TRIES * num - tried)
+            count = min(max(4, math.ceil((num - kept) / rate)), most - tried)
             coming = [r for i in range(tried, tried + count) for r in planner.requests(i)]
             tried += count
             requests += coming

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
         stored = read_json(path)
         if stored.get("command") != command:
             raise UserError(f"{folder} holds a run of `polypforge {stored.get('command')}`: choose another output folder.")
-        for key, value in settings.items():
+        for key, value in json.loads(json.dumps(settings)).items():  # as stored: tuples are lists there
             if stored["settings"].get(key) != value:
                 raise UserError(
                     f"{folder} holds a run with {key} = {stored['settings'].get(key)!r}, not {value!r}: "

@@ -101,6 +101,7 @@ def train(
     assignments: Sequence[str] = (),
     budget_seconds: float | None = None,
     device: str = "auto",
+    layout: str = "auto",
     skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
@@ -126,11 +127,11 @@ def train(
     free = ("max_steps", "budget_seconds", "learning_rate", "precision")
     settings["training"] = {k: v for k, v in asdict(training).items() if k not in free}
     for folder in data:
-        open_source(folder)
+        open_source(folder, layout)
     if main:
         claim(out, f"train {name}", settings)
     opened = [
-        open_checked(Path(d), skip_bad=skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
+        open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
     ]
     train_cases = [c.load() for o in opened for c in o.cases("train")]
     held_cases = [c.load() for o in opened for c in o.cases("val")]

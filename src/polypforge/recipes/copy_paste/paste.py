@@ -44,7 +44,8 @@ def paste_lesion(job: Job, donor: Case) -> Case:
     if not stencil[1:-1, 1:-1].any():
         raise UserError(f"request {job.request.id}: its region is too small or lies at the very edge of '{job.background.name}'.")
     x, y, w, h = cv2.boundingRect(stencil)
-    blended = cv2.seamlessClone(source, frame, stencil, (x + w // 2, y + h // 2), cv2.NORMAL_CLONE)
     touched = stencil > 0
+    # OpenCV draws a border into the stencil that it is given, and so may write outside: it gets copies, and what it may change is cut.
+    blended = cv2.seamlessClone(source, frame.copy(), stencil.copy(), (x + w // 2, y + h // 2), cv2.NORMAL_CLONE)
     image = np.where(touched[..., None], blended, frame)
     return finished(job, touched, prepare(job.background).field, image, pasted & touched)

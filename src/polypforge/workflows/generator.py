@@ -1,0 +1,70 @@
+"""Which generator a command works with: given weights, shipped ones, or a model that is trained on the data first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from polypforge.core.config import read_yaml
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json
+from polypforge.models.locate import STARTER, locate, starter_names
+from polypforge.recipes import recipe_class
+from polypforge.workflows.train import shipped_config, train
+
+DEFAULT = "forge"
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """recipe: its name ("" where the weights say it). model: as the user named it, "" for none. folder: where the weights are; None: they
+    must be trained. assignments: settings for that training."""
+
+    recipe: str
+    model: str
+    folder: Path | None
+    assignments: tuple[str, ...] = ()
+
+
+def generator_source(recipe: str | None, model: str | None, offline: bool = False) -> GeneratorSource:
+    """Raises UserError for an unknown recipe, and for weights of another one."""
+    if recipe is not None:
+        recipe_class(recipe)
+    if recipe == "folder":
+        if model is None:
+            raise UserError("--recipe folder needs to know where the pairs are: name them with --model DIR.")
+        if not (Path(model) / "config.json").is_file():
+            return GeneratorSource(recipe, model, None, (f"model.path={Path(model).resolve()}",))
+    if model is None:
+        name = recipe or DEFAULT
+        if name not in starter_names():
+            return GeneratorSource(name, "", None)
+        model = STARTER + name
+    folder = locate(model, offline)
+    found = read_json(folder / "config.json").get("recipe", "") if (folder / "config.json").is_file() else ""
+    if not found:
+        raise UserError(f"{model} is no generator that `polypforge train` saved: train a recipe from it first (model.backbone.weights).")
+    if recipe is not None and found != recipe:
+        raise UserError(f"{model} holds weights of {found}, not of {recipe}: leave --recipe out, or choose other weights.")
+    return GeneratorSource(found, model, folder)
+
+
+def train_here(
+    source: GeneratorSource, data: Path, out: Path, budget_seconds: float | None, layout: str, skip_bad: bool, device: str
+) -> Path:
+    """Train the recipe on the data in `out`, for the budget or as long as its starter configuration says; returns the weights' folder."""
+    sets = [] if source.recipe == "folder" else [data]
+    result = train(
+        source.recipe,
+        sets,
+        out,
+        assignments=source.assignments,
+        budget_seconds=budget_seconds,
+        device=device,
+        layout=layout,
+        skip_bad=skip_bad,
+    )
+    planned = budget_seconds or (read_yaml(shipped_config(source.recipe))["training"].get("budget_seconds") or 0)
+    if result["step"] and result["seconds"] < planned:
+        raise KeyboardInterrupt  # stopped by Ctrl-C: the same command goes on
+    return out / "model"
