@@ -205,7 +205,7 @@ class LatentInpainting(Recipe):
         self._notice(prompts)
         with fast_inference(device):
             latents = self._sample(image, region, lesion, field, prompts, [j.request.seed for j in jobs])
-            drawn = channels_last(self.backbone.vae.decode(latents).clamp(-1, 1))
+            drawn = channels_last(self._decoded(latents, image, region, field).clamp(-1, 1))
         return [finished(j, v.region, v.field, v.paste(d), m) for j, v, d, m in zip(jobs, views, drawn, lesions, strict=True)]
 
     def _sample(self, image: Tensor, region: Tensor, lesion: Tensor, field: Tensor, prompts: list[str], seeds: list[int]) -> Tensor:
@@ -228,6 +228,15 @@ class LatentInpainting(Recipe):
         denoise = guided(self.diffusion.denoiser(backbone.network), config.guidance)
         sample = ddim(config.eta) if config.sampler == "ddim" else SAMPLERS[config.sampler]
         return sample(denoise, x, sigmas, (asked, null), noise, after)
+
+    def _decoded(self, latents: Tensor, image: Tensor, region: Tensor, field: Tensor) -> Tensor:
+        """Decoded latents, less the tint that the first stage gives to what it decodes: the difference between the surroundings and
+        their own reconstruction, carried smoothly into the region."""
+        known = (1 - region) * field
+        vae = self.backbone.vae
+        filled = image * (1 - region) + smooth_fill(image, known) * region
+        tint = F.avg_pool2d(image - vae.decode(vae.encode(filled)), 9, 1, 4, count_include_pad=False)
+        return vae.decode(latents) + smooth_fill(tint, known)
 
     def _text(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
         return self.backbone.conditions(self.backbone.text.tokenize(prompts).to(device))

@@ -1,0 +1,213 @@
+"""Polyp-Gen, DiffAug, latent blending and ControlNet inpainting over tiny real pipelines."""
+
+import shutil
+
+import diffusers
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.seeding import numpy_rng
+from polypforge.core.types import NORMAL, POLYP, Case, Request
+from polypforge.data.prepared import prepare
+from polypforge.diffusion.gaussian import Errors
+from polypforge.masks.shapes import bounding_box, box_mask, dilate
+from polypforge.models.latent_backbone import build_backbone
+from polypforge.models.latent_cache import LatentCache
+from polypforge.proposals.places import loosened, region_polygon
+from polypforge.recipes import Job, load_recipe, recipe_class
+from polypforge.recipes.diffaug.recipe import masked_with_preservation
+from polypforge.recipes.latent_inpainting.recipe import Seen
+from polypforge.recipes.polyp_gen.recipe import NORMAL_PROMPT, POLYP_PROMPT, PolypGen, PolypGenConfig, lesion_guided
+
+SETUPS = [("polyp_gen", "inpaint"), ("diffaug", "xl"), ("diffaug", "inpaint"), ("blended_latent", "plain"), ("control_inpaint", "plain")]
+
+
+def make(name, weights, **more):
+    cls = recipe_class(name)
+    values = {"backbone": {"weights": str(weights)}, "size_px": 64, "steps": 3, "views": 2, "guidance": 3.0} | more
+    return cls(from_dict(cls.config_class, values, name))
+
+
+def job(case: Case, label: str = POLYP, seed: int = 1, **more) -> Job:
+    lesion = case.mask
+    region = loosened(lesion, 0.15)
+    return Job(Request(case.name, label, region_polygon(region), seed, lesion=region_polygon(lesion), **more), case)
+
+
+def train(recipe, cases, steps=2, rate=1e-3):
+    recipe.fit(cases)
+    pool = recipe.prepare(cases)
+    learned = [p for p in recipe.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, rate)
+    for step in range(steps):
+        loss, _ = recipe.loss(recipe.training_batch(pool, 3, numpy_rng(step)), torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return recipe.eval()
+
+
+@pytest.mark.parametrize(("name", "kind"), SETUPS)
+def test_train_save_load_sample(name, kind, pipelines, cases, tmp_path):
+    recipe = make(name, pipelines[kind])
+    frozen = {k: v.clone() for k, v in recipe.backbone.vae.state_dict().items()}
+    if name != "blended_latent":  # training-free with pretrained weights
+        train(recipe, cases)
+    else:
+        assert not any(p.requires_grad for p in recipe.parameters())
+    assert all(torch.equal(v, frozen[k]) for k, v in recipe.backbone.vae.state_dict().items())
+    recipe.save_pretrained(tmp_path / "model")
+    loaded = load_recipe(tmp_path / "model")
+    first, second = job(cases[0]), job(cases[1], seed=2)
+    ours, theirs = recipe.generate([first, second]), loaded.generate([first, second])
+    alone = loaded.generate([second])
+    for made, again in zip(ours, theirs, strict=True):
+        assert np.abs(made.image.astype(int) - again.image).mean() < 1
+    assert np.abs(alone[0].image.astype(int) - theirs[1].image).mean() < 1
+    for made, asked in zip(ours, (first, second), strict=True):
+        outside = ~loosened(asked.case.mask, 0.2)
+        assert np.array_equal(made.image[outside], asked.case.image[outside]) and (made.image != asked.case.image).any()
+        assert made.mask.any() and made.label == POLYP
+    removed = loaded.generate([job(cases[0], NORMAL)])[0]
+    assert removed.label == NORMAL or removed.mask.sum() < 0.3 * cases[0].mask.sum()
+
+
+@pytest.mark.parametrize(("name", "kind", "pipeline"), [
+    ("polyp_gen", "inpaint", "StableDiffusionInpaintPipeline"),
+    ("diffaug", "xl", "StableDiffusionXLInpaintPipeline"),
+    ("control_inpaint", "plain", "StableDiffusionControlNetInpaintPipeline"),
+])  # fmt: skip
+def test_saved_weights_open_with_plain_diffusers(name, kind, pipeline, pipelines, tmp_path):
+    make(name, pipelines[kind]).save_pretrained(tmp_path)
+    pipe = getattr(diffusers, pipeline).from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    frame, mask = PIL.Image.new("RGB", (64, 64), (180, 90, 80)), PIL.Image.new("L", (64, 64), 255)
+    extra = {"control_image": frame} if name == "control_inpaint" else {}
+    result = pipe("polyp", image=frame, mask_image=mask, num_inference_steps=2, height=64, width=64, output_type="np", **extra).images[0]
+    assert result.shape == (64, 64, 3) and np.isfinite(result).all()
+
+
+def test_mask_and_prompt_reach_the_network(pipelines, cases):
+    recipe = train(make("polyp_gen", pipelines["inpaint"], regions=["outline"]), cases, steps=6, rate=1e-2)
+    plain = recipe.generate([job(cases[0])])[0].image
+    other_prompt = recipe.generate([job(cases[0], prompt="Normal")])[0].image
+    smaller = Request(cases[0].name, POLYP, job(cases[0]).request.region, 1, lesion=region_polygon(dilate(~dilate(~cases[0].mask, 3), 0)))
+    other_mask = recipe.generate([Job(smaller, cases[0])])[0].image
+    assert (plain != other_prompt).any() and (plain != other_mask).any()
+
+
+def test_lora_trains_and_saves_adapters_only(pipelines, cases, tmp_path):
+    recipe = make("polyp_gen", pipelines["inpaint"], backbone={"weights": str(pipelines["inpaint"]), "lora_rank": 2})
+    learned = [n for n, p in recipe.named_parameters() if p.requires_grad]
+    assert learned and all("lora" in n for n in learned)
+    train(recipe, cases)
+    recipe.save_pretrained(tmp_path)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").is_file() and not (tmp_path / "unet").exists()
+    again = load_recipe(tmp_path)
+    a, b = recipe.generate([job(cases[0])])[0].image, again.generate([job(cases[0])])[0].image
+    assert np.abs(a.astype(int) - b).mean() < 1
+    pipe = diffusers.StableDiffusionInpaintPipeline.from_pretrained(pipelines["inpaint"])
+    pipe.load_lora_weights(tmp_path)  # plain diffusers reads the adapter, too
+
+
+def test_lesion_loss_by_hand_on_4x4():
+    each = torch.arange(16.0).view(1, 1, 4, 4)
+    lesion = torch.zeros(1, 1, 4, 4)
+    lesion[..., 1:3, 1:3] = 1  # elements 5, 6, 9, 10
+    errors = Errors(each, torch.ones(1), each, torch.zeros(1), torch.ones(1, 1, 1, 1))
+    assert float(lesion_guided(errors, lesion, 0.5)) == pytest.approx(120 / 16 + 0.5 * 30 / 16)
+    weighted = errors._replace(weight=torch.tensor([0.2]))
+    assert float(lesion_guided(weighted, lesion, 0.5)) == pytest.approx(0.2 * (120 / 16 + 0.5 * 30 / 16))
+
+
+def test_preservation_has_a_gradient_outside_the_region_only():
+    guess = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    clean, region = torch.zeros(2, 4, 4, 4), torch.zeros(2, 1, 4, 4)
+    region[..., :2, :] = 1
+    errors = Errors(torch.zeros(2, 4, 4, 4), torch.ones(2), guess, torch.zeros(2), torch.full((2, 1, 1, 1), 0.5))
+    masked_with_preservation(errors, region, clean, 1.0).backward()
+    assert (guess.grad[..., 2:, :] != 0).all() and (guess.grad[..., :2, :] == 0).all()
+
+
+def test_crops_keep_image_and_mask_aligned_to_the_pixel(pipelines, cases):
+    """A frame that shows its own mask: after any window, the drawn region's lesion is what the image shows there."""
+    recipe = make("polyp_gen", pipelines["inpaint"], polyp_share=1.0, views=12)
+    case = cases[0]
+    shown = np.where(case.mask[..., None], 255, 90).astype(np.uint8).repeat(3, 2)
+    prepared = prepare(Case("own", shown, case.mask))
+    for view in range(12):
+        example = recipe._example(prepared, view, numpy_rng("aligned", view))
+        if example is not None:
+            lesion = (example.image[..., 0] > 172) & example.region
+            assert (lesion != (example.lesion & example.region)).mean() < 0.004  # resampled edges
+
+
+def test_pseudo_masks_follow_the_paper(pipelines):
+    recipe = make("polyp_gen", pipelines["inpaint"], polyp_share=0.6)
+    lesion = box_mask((24, 20, 40, 44), (64, 64))
+    seen = Seen(np.zeros((64, 64, 3), np.uint8), lesion, np.ones((64, 64), bool), True, 4096.0)
+    drawn = [recipe.draw(seen, numpy_rng("bpm", k)) for k in range(200)]
+    drawn = [d for d in drawn if d is not None]
+    polyps = [d for d in drawn if d[2] == POLYP_PROMPT]
+    normals = [d for d in drawn if d[2] == NORMAL_PROMPT]
+    assert 0.45 < len(polyps) / len(drawn) < 0.85
+    box = bounding_box(dilate(lesion, 0))
+    margin = round(15 * 64 / 512)
+    wide = box_mask((box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin), (64, 64))
+    assert all(not (region & ~wide).any() for region, _, _ in polyps)
+    assert all(not (region & wide).any() and not held.any() for region, held, _ in normals)
+
+
+def test_cached_latents_are_encoded_once_and_equal():
+    cache, calls = LatentCache(), []
+
+    def encode(images):
+        calls.append(len(images))
+        return images[:, :1] * 0.1234567
+
+    keys, images = torch.tensor([7, 8, 7]), torch.randn(3, 3, 4, 4)
+    images[2] = images[0]
+    first = cache.get(keys[:2], images[:2], encode)
+    second = cache.get(keys, images, encode)
+    assert calls == [2] and torch.equal(second[:2], first) and torch.equal(second[2], first[0])
+    small = LatentCache(max_bytes=64)
+    small.get(torch.arange(8), torch.randn(8, 3, 4, 4), encode)
+    assert small.used <= 64
+
+
+def test_an_unknown_word_is_noticed_once(pipelines, cases, capsys):
+    recipe = make("polyp_gen", pipelines["inpaint"])
+    for _ in range(2):
+        recipe.generate([job(cases[0], prompt="serrated Polyp")])
+    assert capsys.readouterr().err.count("serrated") == 2  # once as the word, once in the prompt, in one notice
+
+
+def test_bad_checkpoints_are_refused_in_one_sentence(pipelines, tmp_path):
+    with pytest.raises(UserError, match="takes 4 channels where this recipe needs 9"):
+        make("polyp_gen", pipelines["plain"])
+    with pytest.raises(UserError, match="takes 9 channels where this recipe needs 4"):
+        make("blended_latent", pipelines["inpaint"])
+    broken = shutil.copytree(pipelines["inpaint"], tmp_path / "broken")
+    shutil.rmtree(broken / "vae")
+    with pytest.raises(UserError, match="vae is missing"):
+        make("polyp_gen", broken)
+    pickled = shutil.copytree(pipelines["inpaint"], tmp_path / "pickled")
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (pickled / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="is a pickle.*python -c"):
+        make("polyp_gen", pickled)
+    with pytest.raises(UserError, match="guidance needs prompt_dropout"):
+        from_dict(PolypGenConfig, {"prompt_dropout": 0.0})
+
+
+def test_networks_from_scratch_learn_the_text_encoder(first_stage):
+    config = from_dict(PolypGenConfig, {"backbone": {"first_stage": str(first_stage)}, "size_px": 64})
+    recipe = PolypGen(config)
+    assert all(p.requires_grad for p in recipe.backbone.text.parameters())
+    assert not any(p.requires_grad for p in recipe.backbone.vae.parameters())
+    with torch.device("meta"):
+        assert build_backbone(config.backbone, 9, ["polyp"], False).unet.conv_in.in_channels == 9
