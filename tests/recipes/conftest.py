@@ -70,7 +70,7 @@ def pipelines(tmp_path_factory) -> dict[str, Path]:
 def first_stage(tmp_path_factory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("first_stage")
-    tiny_vae().save_pretrained(folder / "vae")
+    tiny_vae().save_pretrained(folder)
     return folder
 
 

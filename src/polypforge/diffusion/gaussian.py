@@ -81,6 +81,8 @@ class GaussianDiffusion:
             now, before = self.sigmas[times], self.sigmas[(times - 1).clamp_min(0)] * (times > 0)
             now, before = now.view(-1, 1, 1, 1).to(clean.device), before.view(-1, 1, 1, 1).to(clean.device)
             bound = variational_bound(clean, state / signal.sqrt(), guess.detach(), share, now, before) * len(self.signal) / 1000
+            if self.config.snr_gamma is not None:  # an error in x0 counts by the SNR in the bound: without the cap it rules all else
+                bound = bound * self._snr_share(times).to(clean.device)
         return Errors(each, self._snr_weight(times).to(clean.device), guess, bound, signal)
 
     def _split(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -89,6 +91,11 @@ class GaussianDiffusion:
             return raw, None
         estimate, share = raw.chunk(2, 1)
         return estimate, (share + 1) / 2
+
+    def _snr_share(self, times: Tensor) -> Tensor:
+        """min(SNR, gamma) / SNR."""
+        ratio = self.signal[times] / (1 - self.signal[times])
+        return ratio.clamp_max(self.config.snr_gamma or float("inf")) / ratio
 
     def _snr_weight(self, times: Tensor) -> Tensor:
         signal = self.signal[times]
