@@ -182,3 +182,25 @@ def test_two_processes_under_accelerate(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["step"] == 4 and result["samples"] == 16
+
+
+def test_frozen_parts_are_neither_averaged_nor_stored(tmp_path):
+    from safetensors.torch import load_file
+
+    from polypforge.training.checkpoint import Checkpoints, Progress
+    from polypforge.training.ema import EMA
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    module[0].requires_grad_(False)
+    ema = EMA(module, 0.5)
+    optimizer = torch.optim.AdamW(module[1].parameters())
+    assert not any(k.startswith("0.") for k in ema.weights) and "2.running_mean" in ema.weights
+    Checkpoints(tmp_path, 1).save(module, ema, optimizer, Progress(step=1))
+    assert not any(k.startswith("0.") for k in load_file(tmp_path / "step-00000001" / "model.safetensors"))
+    before = module[0].weight.clone()
+    with torch.no_grad():
+        module[1].weight.add_(1)
+    ema.update(module, 100)
+    with ema.applied(module):
+        assert torch.equal(module[0].weight, before)
+    assert Checkpoints(tmp_path, 1).restore_last(module, ema, optimizer).step == 1

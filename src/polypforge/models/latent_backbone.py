@@ -181,7 +181,10 @@ def load_backbone(folder: Path, in_channels: int, control: bool, config: Backbon
         net = net or _control(unet, 2 ** (len(vae.config.block_out_channels) - 1))
         unet.requires_grad_(False)  # a ControlNet learns beside a frozen U-Net
     if config.lora_rank:
-        from peft import LoraConfig
+        try:
+            from peft import LoraConfig
+        except ImportError:
+            raise UserError("lora_rank needs peft: pip install 'polypforge[lora]'.") from None
 
         unet.requires_grad_(False)
         unet.add_adapter(

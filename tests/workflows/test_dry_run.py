@@ -1,0 +1,46 @@
+"""What a training run would take, said without data, weights or an output folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.workflows.train import dry_run, train
+
+
+def test_the_plan_counts_what_is_trained():
+    planned = dry_run("polyp_gen", "paper")
+    assert planned["parameters"]["backbone.unet"] == planned["parameters_trained"] == 865_925_124 or planned["parameters_trained"] > 8.6e8
+    memory = planned["memory_gb"]
+    assert memory["optimiser"] == pytest.approx(2 * memory["gradients"], rel=0.01) and memory["activations"] > 1
+    assert memory["total"] == pytest.approx(sum(v for k, v in memory.items() if k != "total"), abs=0.01)
+    assert planned["hours_on_assumed_gpu"] > 1 and planned["hours_here"] > planned["hours_on_assumed_gpu"]
+
+
+def test_a_larger_batch_costs_in_proportion():
+    small, large = (dry_run("polyp_ddpm", assignments=[f"training.batch_size={n}"]) for n in (8, 16))
+    assert large["step_tflop"] == pytest.approx(2 * small["step_tflop"], rel=0.02)
+    assert large["memory_gb"]["activations"] == pytest.approx(2 * small["memory_gb"]["activations"], rel=0.05)
+    assert small["memory_gb"]["weights"] == large["memory_gb"]["weights"]
+
+
+def test_the_command_prints_json(tmp_path):
+    command = [sys.executable, "-m", "polypforge", "train", "singan_seg", "--dry-run", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters_total"] > 1e6 and not list(tmp_path.iterdir())
+
+
+def test_a_paper_size_on_a_cpu_is_refused_with_its_needs(tmp_path):
+    with pytest.raises(UserError, match=r"needs a GPU with about \d+ GB and about \d+ h on one H200.*starter configuration"):
+        train("polyp_gen", [tmp_path], tmp_path / "run", config="paper", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_size_and_a_missing_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match="no paper configuration"):
+        dry_run("forge", "paper")
+    done = subprocess.run([sys.executable, "-m", "polypforge", "train", "forge"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "--out RUN" in done.stderr

@@ -1,0 +1,112 @@
+"""`expand --recipe NAME` for recipes that have no shipped weights: trained on the data first, in seconds here."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.data.folder import write_data_set
+from polypforge.phantom.render import render
+from polypforge.recipes import RECIPES
+from polypforge.workflows.expand import expand
+from polypforge.workflows.generate import generate_cases
+from polypforge.workflows.generator import generator_source
+from polypforge.workflows.train import train
+
+TRAINED = [n for n in RECIPES if n not in ("forge", "folder", "copy_paste")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "phantom"
+    write_data_set(folder, [render(8100 + i, 200, polyps=1) for i in range(14)])
+    return folder
+
+
+def test_copy_paste_expands_without_training(data, tmp_path):
+    result = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
+    assert result.accepted >= 3 and result.report.is_file()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    made = [json.loads(r["provenance"]) for r in rows if r["provenance"] not in ("", "{}")]
+    assert made and all(p["recipe"] == "copy_paste" for p in made)
+    again = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
+    assert again.accepted == result.accepted and again.made == result.made
+
+
+def test_pairs_of_an_outside_generator_pass_the_same_gate(data, tmp_path):
+    pairs = tmp_path / "pairs"
+    write_data_set(pairs, [render(8300 + i, 200, polyps=1) for i in range(6)])
+    result = expand(data, tmp_path / "out", 5, recipe="folder", model=str(pairs), device="cpu")
+    assert result.made <= 6 and result.accepted + sum(result.reasons.values()) == result.made
+    with pytest.raises(UserError, match="--model DIR"):
+        expand(data, tmp_path / "other", 5, recipe="folder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "polypforge",
+        "expand",
+        str(data),
+        "--recipe",
+        name,
+        "--out",
+        str(out),
+        "--num",
+        "1",
+        "--budget",
+        "3s",
+        "--json",
+    ]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert result["made"] >= 1 and (out / "report.html").is_file() and (out / "work" / "train" / "model" / "config.json").is_file()
+
+
+def test_a_training_run_of_a_recipe_resumes_and_feeds_generate(data, tmp_path):
+    run, small = tmp_path / "run", ["training.batch_size=2", "training.preview_every=0", "training.validation_examples=4"]
+    first = train(
+        "polyp_ddpm",
+        [data],
+        run,
+        assignments=[*small, "training.max_steps=2", "training.budget_seconds=null", "model.steps=4"],
+        device="cpu",
+    )
+    more = train(
+        "polyp_ddpm",
+        [data],
+        run,
+        assignments=[*small, "training.max_steps=3", "training.budget_seconds=null", "model.steps=4"],
+        device="cpu",
+    )
+    assert (first["step"], more["step"]) == (2, 3)
+    made = generate_cases(data, tmp_path / "made", model=str(run), num=2, device="cpu")
+    assert made["cases"] == 2
+
+
+def test_which_generator_is_meant(data, tmp_path):
+    assert generator_source(None, None).model == "starter:forge"
+    assert generator_source("forge", None).folder is not None
+    assert generator_source("polyp_gen", None).folder is None
+    with pytest.raises(UserError, match="holds weights of forge, not of diffaug"):
+        generator_source("diffaug", "starter:forge")
+    with pytest.raises(UserError, match="no recipe 'gan'"):
+        generator_source("gan", None)
+    with pytest.raises(UserError, match="is no generator"):
+        generator_source(None, "starter:window_segmenter")
+
+
+def test_a_recipe_that_cannot_remove_is_asked_for_no_removal(data, tmp_path):
+    train("copy_paste", [data], tmp_path / "run", device="cpu")
+    requests = tmp_path / "requests.jsonl"
+    name = json.loads((data / "metadata.jsonl").read_text().splitlines()[0])["image_file_name"].split("/")[-1].removesuffix(".png")
+    requests.write_text(json.dumps({"background": name, "label": "normal", "region": [[40, 40], [90, 40], [90, 90]], "seed": 1}) + "\n")
+    with pytest.raises(UserError, match="asks for normal tissue, which copy_paste can't draw"):
+        generate_cases(data, tmp_path / "made", model=str(tmp_path / "run"), requests_file=requests, device="cpu")
