@@ -24,7 +24,7 @@ from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare, random_window
 from polypforge.models.trainable import Batch, Trainable
 
-AutoencoderModel = AutoencoderKL | VQModel
+AutoencoderModel = Any  # AutoencoderKL | VQModel, which carry no types
 
 
 @dataclass(frozen=True)

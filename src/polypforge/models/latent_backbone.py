@@ -19,14 +19,11 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextM
 from polypforge.core.config import read_yaml
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.diffusion.gaussian import DiffusionConfig
-from polypforge.diffusion.schedules import Schedule
 from polypforge.models.first_stage import Autoencoder, load_autoencoder
 from polypforge.models.locate import locate
 from polypforge.models.text import TextCondition, TextEncoders, small_text_encoder, word_tokenizer
 
 LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
-PREDICTION_NAMES = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 
 
 @dataclass(frozen=True)
@@ -60,20 +57,6 @@ class LatentBackbone(nn.Module):
     @property
     def is_xl(self) -> bool:
         return len(self.text.encoders) > 1
-
-    def diffusion(self, snr_gamma: float | None = None) -> DiffusionConfig:
-        """The training diffusion that the checkpoint's scheduler describes."""
-        names = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-        kind = self.scheduler.get("beta_schedule", "scaled_linear")
-        if kind not in names:
-            raise UserError(f"the checkpoint's noise schedule '{kind}' is not supported: it must be one of {', '.join(names)}.")
-        schedule = Schedule(
-            names[kind],
-            self.scheduler.get("num_train_timesteps", 1000),
-            self.scheduler.get("beta_start", 0.00085),
-            self.scheduler.get("beta_end", 0.012),
-        )
-        return DiffusionConfig(schedule, PREDICTION_NAMES[self.scheduler.get("prediction_type", "epsilon")], snr_gamma=snr_gamma)
 
     def conditions(self, ids: Tensor) -> dict[str, Tensor]:
         """Text conditions of token ids (B, E, L)."""

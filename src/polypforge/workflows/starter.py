@@ -24,7 +24,7 @@ from polypforge.quality.gate import GateConfig, Verdict, agreement, drawn_lesion
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.recipes import Job, Recipe, load_recipe
-from polypforge.recipes.copy_paste import paste_lesion
+from polypforge.recipes.copy_paste.paste import paste_lesion
 from polypforge.reporting.panels import sheet, strip
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.train import shipped_config, train

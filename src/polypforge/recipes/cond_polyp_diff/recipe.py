@@ -221,8 +221,10 @@ class CondPolypDiff(Recipe):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         config = from_dict(CondPolypDiffConfig, read_json(folder / "config.json")["config"], str(folder / "config.json"))
-        unets = [UNet2DModel.from_pretrained(folder / n, local_files_only=True, use_safetensors=True) for n in ("mask_unet", "image_unet")]
-        model = cls(replace(config, first_stage=""), *unets, Autoencoder(load_autoencoder(folder / "vae")))
+        masks, images = (
+            UNet2DModel.from_pretrained(folder / n, local_files_only=True, use_safetensors=True) for n in ("mask_unet", "image_unet")
+        )
+        model = cls(replace(config, first_stage=""), masks, images, Autoencoder(load_autoencoder(folder / "vae")))
         model.embed.load_state_dict(load_file(folder / "embed.safetensors"))
         return model
 

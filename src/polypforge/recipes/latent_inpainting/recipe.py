@@ -36,6 +36,7 @@ from polypforge.models.latent_cache import LatentCache
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
+from polypforge.recipes.latent_inpainting.schedule import diffusion_of
 from polypforge.recipes.windows import View, asked_lesion, channels_last, finished, to_planes, to_unit
 
 CHANNELS, BLEND, CONTROL = "channels", "blend", "control"
@@ -77,7 +78,7 @@ class LatentInpainting(Recipe):
         self.config = config
         channels = 9 if self.condition == CHANNELS else 4
         self.backbone = backbone or build_backbone(config.backbone, channels, self.words, self.condition == CONTROL)
-        self.diffusion = GaussianDiffusion(self.backbone.diffusion(config.snr_gamma))
+        self.diffusion = GaussianDiffusion(diffusion_of(self.backbone.scheduler, config.snr_gamma))
         self.cache = LatentCache()
         self._noticed: set[str] = set()
 

@@ -60,6 +60,7 @@ class SinGANSeg(Recipe):
     name: ClassVar[str] = "singan_seg"
     config_class: ClassVar[type] = SinGANSegConfig
     needs: ClassVar[frozenset[str]] = frozenset()
+    real: Tensor  # (M, 4, S, S): the images
 
     def __init__(self, config: SinGANSegConfig) -> None:
         super().__init__()
@@ -115,8 +116,9 @@ class SinGANSeg(Recipe):
                 rebuilt = scale.draw(torch.zeros_like(real), below)
                 made = scale.draw(strength * noise, resized(made.detach(), real.shape[-1]))
             error = (rebuilt - real).square().mean()
-            held = {k: v.detach() for k, v in scale.critic.named_parameters()}
-            fooling = -functional_call(scale.critic, held, (made,)).mean()
+            critic: nn.Module = scale.critic
+            held = {k: v.detach() for k, v in critic.named_parameters()}
+            fooling = -functional_call(critic, held, (made,)).mean()
             share = torch.rand(rows, 1, 1, 1, generator=generator).to(real)
             fake = made.detach()
             judged = scale.critic(fake).mean() - scale.critic(real).mean()
@@ -163,7 +165,7 @@ class SinGANSeg(Recipe):
             made = scale.draw(strength * random, resized(made, side))
         assert made is not None
         own = made.view(rows, config.images, STATE, config.size_px, config.size_px)[torch.arange(rows), picks]
-        images, sources = to_pixels(own[:, :3]), to_pixels(self.real[picks][:, :3])
+        images, sources = to_pixels(own[:, :3]), to_pixels(self.real[torch.tensor(picks)][:, :3])
         masks = [main_part(m) for m in (own[:, 3] > 0).cpu().numpy()]
         results = zip(jobs, images, sources, masks, picks, strict=True)
         return [whole_frame(j, colour_transfer(i, s), m, self.names[p][1]) for j, i, s, m, p in results]
