@@ -71,7 +71,7 @@ def _asked(made: Path) -> set[str]:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| recipe | training images/s | sampling images/s | peak memory, training / sampling | label agreement: accepted (95 %), mean IoU (95 %) |",
+        "| recipe | training images/s | sampling images/s | memory, training / sampling | accepted (95 %), mean IoU of labels (95 %) |",
         "| --- | --- | --- | --- | --- |",
     ]
     for r in rows:
