@@ -2,8 +2,8 @@
 
     python benchmarks/recipes.py --data ../shared/data/kvasir-seg --out runs/recipes --budget 10m
 
-Each recipe is trained for the budget, generates `--num` cases, and is judged; every stage is a process of its own, whose peak memory is
-read when it ends. Prints a table in Markdown and writes `table.json`; the same command again goes on where it stopped.
+Each recipe is trained for the budget, generates `--num` cases on training frames, and is judged; each stage is a process of its own,
+whose peak memory is read when it ends. Prints a table in Markdown and writes `table.json`; the same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from polypforge.core.files import read_jsonl, write_json
+from polypforge.core.files import write_json
+from polypforge.core.images import write_png
+from polypforge.models.locate import locate
+from polypforge.proposals.plan import PlanConfig
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
+from polypforge.quality.gate import GateConfig, judge
+from polypforge.quality.judges import load_judge
+from polypforge.recipes import Job, Recipe
+from polypforge.reporting.panels import edit_strip, sheet
+from polypforge.workflows.opened import open_checked
+from polypforge.workflows.plan import make_planner
+
+BATCH = 8
 
 RECIPES = (
     "polyp_gen", "cond_polyp_diff", "polyp_ddpm", "diffuse_gen", "diffaug", "control_inpaint", "blended_latent", "singan_seg", "copy_paste",
@@ -27,12 +38,12 @@ RECIPES = (
 
 
 def run(arguments: list[str]) -> tuple[float, float]:
-    """(seconds, peak memory in GB) of one polypforge command."""
+    """(seconds, peak memory in GB) of one Python process."""
     started = time.monotonic()
-    pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "polypforge", *arguments], os.environ)
+    pid = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ)
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"polypforge {' '.join(arguments)} failed")
+        raise SystemExit(f"{' '.join(arguments)} failed")
     return time.monotonic() - started, usage.ru_maxrss / 1e6
 
 
@@ -41,32 +52,32 @@ def measure(name: str, data: Path, out: Path, budget: str, num: int) -> dict:
     row: dict = {"recipe": name}
     model = f"starter:{name}" if name == "forge" else str(out / name / "train")
     if name != "forge":
-        train = ["train", name, "--data", str(data), "--out", model, "--set", "training.preview_every=0"]
-        seconds, row["train_gb"] = run([*train, "--budget", budget] if name != "copy_paste" else train)
+        train = ["-m", "polypforge", "train", name, "--data", str(data), "--out", model, "--set", "training.preview_every=0"]
+        _, row["train_gb"] = run([*train, "--budget", budget] if name != "copy_paste" else train)
         result = json.loads((out / name / "train" / "result.json").read_text())
         row |= {"steps": result["step"], "train_images_per_s": result["samples"] / result["seconds"] if result["seconds"] else None}
-    made = out / name / "made"
-    for count in (1, num):  # the first case bears loading and planning, which are not sampling
-        target = made if count == num else out / name / "warm-up"
-        arguments = ["generate", "--model", model, "--data", str(data), "--num", str(count), "--out", str(target), "--seed", "1"]
-        seconds, memory = run(arguments)
-        row[f"seconds_{'all' if count == num else 'one'}"] = seconds
-    row["sample_gb"] = memory
-    row["sample_images_per_s"] = (num - 1) / max(1e-3, row["seconds_all"] - row["seconds_one"])
-    run(["gate", str(made)])
-    verdicts = [v for v in read_jsonl(made / "gate.jsonl") if v["id"] in _asked(made)]
-    scores = [v["score"] or 0.0 for v in verdicts]
-    kept = sum(v["kept"] for v in verdicts)
-    row |= {"n": len(verdicts), "kept": kept, "kept_interval": wilson_interval(kept, len(verdicts))}
-    row |= {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)}
-    return row
+    found = out / name / "sampled.json"
+    _, row["sample_gb"] = run([__file__, "--data", str(data), "--out", str(found), "--num", str(num), "--sample", model])
+    return row | json.loads(found.read_text())
 
 
-def _asked(made: Path) -> set[str]:
-    """Requests for a polyp that are nobody's parent."""
-    rows = read_jsonl(made / "requests.jsonl")
-    parents = {r["parent"] for r in rows}
-    return {r["id"] for r in rows if r["label"] == "polyp" and r["id"] not in parents}
+def sample(model: str, data: Path, out: Path, num: int) -> None:
+    """Generate and judge `num` cases in this process: sampling rate after a warm-up batch, agreement of each label with the judge."""
+    recipe, judge_model = Recipe.from_pretrained(model), load_judge(locate("starter:window_segmenter"))
+    opened = open_checked(data, cache=out.parent.parent / "check.json")
+    load = opened.loader()
+    planner = make_planner(opened, load, 1, recipe, PlanConfig(replace=0.5, add=0.5, move=0.0))
+    requests = [planner.requests(i)[-1] for i in range(num)]
+    jobs = [Job(r, load(r.background) if r.background else None) for r in requests]
+    recipe.generate(jobs[:BATCH])
+    started = time.monotonic()
+    made = [case for k in range(0, num, BATCH) for case in recipe.generate(jobs[k : k + BATCH])]
+    seconds = time.monotonic() - started
+    verdicts = judge(judge_model, made, requests, GateConfig())
+    scores, kept = [v.score or 0.0 for v in verdicts], sum(v.kept for v in verdicts)
+    row = {"sample_images_per_s": num / seconds, "n": num, "kept": kept, "kept_interval": wilson_interval(kept, num)}
+    write_json(out, row | {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)})
+    write_png(out.with_suffix(".png"), sheet([edit_strip(j.request, j.case, c, 150) for j, c in zip(jobs, made, strict=True)], 4))
 
 
 def table(rows: list[dict]) -> str:
@@ -91,7 +102,11 @@ def main() -> None:
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--num", type=int, default=32)
     parser.add_argument("--recipes", nargs="*", default=RECIPES)
+    parser.add_argument("--sample", help=argparse.SUPPRESS)  # the process that generates and judges
     given = parser.parse_args()
+    if given.sample:
+        sample(given.sample, given.data, given.out, given.num)
+        return
     stored = given.out / "table.json"
     rows = json.loads(stored.read_text()) if stored.exists() else []
     for name in given.recipes:
