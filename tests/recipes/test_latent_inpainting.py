@@ -149,7 +149,8 @@ def test_crops_keep_image_and_mask_aligned_to_the_pixel(pipelines, cases):
 def test_pseudo_masks_follow_the_paper(pipelines):
     recipe = make("polyp_gen", pipelines["inpaint"], polyp_share=0.6)
     lesion = box_mask((24, 20, 40, 44), (64, 64))
-    seen = Seen(np.zeros((64, 64, 3), np.uint8), lesion, np.ones((64, 64), bool), True, 4096.0)
+    other = box_mask((4, 50, 12, 60), (64, 64))  # another lesion of the same frame
+    seen = Seen(np.zeros((64, 64, 3), np.uint8), lesion, lesion | other, np.ones((64, 64), bool), True, 4096.0)
     drawn = [recipe.draw(seen, numpy_rng("bpm", k)) for k in range(200)]
     drawn = [d for d in drawn if d is not None]
     polyps = [d for d in drawn if d[2] == POLYP_PROMPT]
@@ -159,7 +160,7 @@ def test_pseudo_masks_follow_the_paper(pipelines):
     margin = round(15 * 64 / 512)
     wide = box_mask((box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin), (64, 64))
     assert all(not (region & ~wide).any() for region, _, _ in polyps)
-    assert all(not (region & wide).any() and not held.any() for region, held, _ in normals)
+    assert all(not (region & (wide | other)).any() and not held.any() for region, held, _ in normals)
 
 
 def test_cached_latents_are_encoded_once_and_equal():
@@ -211,3 +212,40 @@ def test_networks_from_scratch_learn_the_text_encoder(first_stage):
     assert not any(p.requires_grad for p in recipe.backbone.vae.parameters())
     with torch.device("meta"):
         assert build_backbone(config.backbone, 9, ["polyp"], False).unet.conv_in.in_channels == 9
+
+
+def test_a_perfect_first_stage_leaves_no_tint(pipelines, cases):
+    recipe = make("polyp_gen", pipelines["inpaint"])
+    recipe.backbone.vae.encode, recipe.backbone.vae.decode = (lambda x: x), (lambda x: x)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    region = torch.zeros(1, 1, 64, 64)
+    region[..., 20:40, 20:40] = 1
+    drawn = torch.rand(1, 3, 64, 64)
+    assert torch.equal(recipe._decoded(drawn, image, region, torch.ones(1, 1, 64, 64)), drawn)
+
+
+def test_a_lesion_outside_its_region_is_refused(pipelines, cases):
+    recipe = make("polyp_gen", pipelines["inpaint"])
+    far = Request(cases[0].name, POLYP, ((40, 40), (80, 40), (80, 80)), 1, lesion=((2, 2), (6, 2), (6, 6)))
+    with pytest.raises(UserError, match="lies outside its region"):
+        recipe.generate([Job(far, cases[0])])
+
+
+def test_a_box_that_the_new_region_leaves_out_is_refused(pipelines):
+    recipe = make("polyp_gen", pipelines["inpaint"])
+    frame = np.full((200, 400, 3), 140, np.uint8)
+    boxed = Case("boxed", frame, None, boxes=((60, 60, 120, 120),))
+    wide = ((50, 50), (350, 50), (350, 150), (50, 150))
+    asked = Request("boxed", POLYP, wide, 1, lesion=((240, 90), (260, 90), (260, 110), (240, 110)))
+    with pytest.raises(UserError, match="would lack one"):
+        recipe.generate([Job(asked, boxed)])
+
+
+def test_lora_of_a_controlnet_keeps_the_controlnet(pipelines, cases, tmp_path):
+    recipe = train(
+        make("control_inpaint", pipelines["plain"], backbone={"weights": str(pipelines["plain"]), "lora_rank": 2}), cases, rate=1e-2
+    )
+    recipe.save_pretrained(tmp_path)
+    again = load_recipe(tmp_path)
+    ours, theirs = recipe.backbone.control.state_dict(), again.backbone.control.state_dict()
+    assert all(torch.allclose(v, theirs[k]) for k, v in ours.items())

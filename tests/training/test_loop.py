@@ -29,11 +29,14 @@ class Line(Trainable):
 
     def __init__(self, poison_at: int | None = None) -> None:
         super().__init__()
-        self.fit = torch.nn.Linear(1, 1)
+        self.line = torch.nn.Linear(1, 1)
         self.poison_at, self.calls = poison_at, 0
 
     def prepare(self, cases):
         return cases
+
+    def batch_shapes(self, count):
+        return {"x": (count, 1), "y": (count, 1)}
 
     def training_batch(self, pool, batch_size, rng):
         x = torch.from_numpy(rng.standard_normal((batch_size, 1)).astype(np.float32))
@@ -42,13 +45,13 @@ class Line(Trainable):
     def loss(self, batch, generator):
         self.calls += 1
         noise = 0.1 * torch.randn(batch["y"].shape, generator=generator)
-        loss = (self.fit(batch["x"]) - batch["y"] - noise).square().mean()
+        loss = (self.line(batch["x"]) - batch["y"] - noise).square().mean()
         if self.poison_at is not None and self.calls > self.poison_at:
             loss = loss * float("nan")
         return loss, {"fit": loss.detach()}
 
     def validation_losses(self, batch, seed):
-        return {"fit": float((self.fit(batch["x"]) - batch["y"]).square().mean())}
+        return {"fit": float((self.line(batch["x"]) - batch["y"]).square().mean())}
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ def weights(out):
 def test_it_learns_and_writes_what_a_run_needs(tmp_path):
     progress = trainer(tmp_path, max_steps=200).run()
     assert progress.step == 200 and progress.samples == 1600
-    assert weights(tmp_path)["fit.weight"].item() == pytest.approx(3, abs=0.3)
+    assert weights(tmp_path)["line.weight"].item() == pytest.approx(3, abs=0.3)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == list(range(5, 201, 5))
     assert rows[-1]["validation"] < 0.2 * rows[0]["validation"]
@@ -131,11 +134,11 @@ def test_nan_stops_with_advice_and_keeps_the_last_checkpoint(tmp_path):
 
 def test_previews_see_the_averaged_weights_and_training_goes_on_with_its_own(tmp_path):
     seen = []
-    run = trainer(tmp_path, preview=lambda model, step: seen.append((step, model.fit.weight.item())), preview_every=10)
+    run = trainer(tmp_path, preview=lambda model, step: seen.append((step, model.line.weight.item())), preview_every=10)
     run.run()
     assert [s for s, _ in seen] == [10, 20]
-    assert seen[-1][1] == pytest.approx(weights(tmp_path)["fit.weight"].item())
-    assert run.model.fit.weight.item() != pytest.approx(seen[-1][1], abs=1e-7)
+    assert seen[-1][1] == pytest.approx(weights(tmp_path)["line.weight"].item())
+    assert run.model.line.weight.item() != pytest.approx(seen[-1][1], abs=1e-7)
 
 
 def test_damaged_checkpoints_are_named(tmp_path):
@@ -204,3 +207,29 @@ def test_frozen_parts_are_neither_averaged_nor_stored(tmp_path):
     with ema.applied(module):
         assert torch.equal(module[0].weight, before)
     assert Checkpoints(tmp_path, 1).restore_last(module, ema, optimizer).step == 1
+
+
+def test_moments_keep_the_layout_of_their_weights_when_restored(tmp_path):
+    """Fused AdamW walks weights and moments side by side: three steps, a checkpoint and a fourth step equal four steps."""
+    from polypforge.training.checkpoint import Checkpoints, Progress
+    from polypforge.training.ema import EMA
+
+    def fresh():
+        torch.manual_seed(0)
+        net = torch.nn.Conv2d(8, 16, 3).to(memory_format=torch.channels_last)
+        return net, torch.optim.AdamW(net.parameters(), 1e-2, fused=True)
+
+    def step(net, optimizer, k):
+        net(torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(k))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    net, optimizer = fresh()
+    for k in range(3):
+        step(net, optimizer, k)
+    Checkpoints(tmp_path, 1).save(net, EMA(net, 0.9), optimizer, Progress(step=3))
+    again, restored = fresh()
+    Checkpoints(tmp_path, 1).restore_last(again, EMA(again, 0.9), restored)
+    step(net, optimizer, 3)
+    step(again, restored, 3)
+    assert torch.equal(net.weight, again.weight)

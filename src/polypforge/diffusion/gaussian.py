@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polypforge.diffusion.learned_variance import variational_bound
-from polypforge.diffusion.schedules import Schedule
+from polypforge.diffusion.schedules import Schedule, karras_sigmas
 
 Network = Callable[[Tensor, Tensor, Any], Tensor]  # (state of unit variance, integer times (B,), cond) -> raw prediction
 PREDICTIONS = ("epsilon", "v", "x0")
@@ -121,7 +121,10 @@ class GaussianDiffusion:
         """`denoise(x, sigma, cond) -> x0`; `clip` keeps x0 in [-1, 1], as pixels need."""
         return DiscreteDenoiser(self, network, clip)
 
-    def spaced(self, steps: int) -> Tensor:
+    def spaced(self, steps: int, spacing: str = "even") -> Tensor:
+        """(steps + 1,) levels falling to 0: "even" in the schedule's times, or "karras" (EDM) between its ends."""
+        if spacing == "karras":
+            return karras_sigmas(steps, float(self.sigmas[0]), float(self.sigmas[-1]))
         return self.config.schedule.spaced_sigmas(min(steps, self.config.schedule.steps))
 
 

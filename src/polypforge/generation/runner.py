@@ -31,6 +31,10 @@ def generate(
     for request in requests:
         if request.label == NORMAL and not recipe.removes:
             raise UserError(f"request {request.id} asks for normal tissue, which {recipe.name} can't draw: leave it out.")
+        if request.region and "background" not in recipe.needs:
+            raise UserError(
+                f"request {request.id} asks for an edit of a region, but {recipe.name} draws whole frames: leave the region out."
+            )
     done = store.done()
     parents = {r.parent for r in requests if r.parent}
     made = 0

@@ -127,7 +127,7 @@ class FirstStage(Trainable):
         super().__init__()
         self.config = config
         self.vae = vae or build_autoencoder(config)
-        self.register_buffer("latent_std", torch.ones(()), persistent=False)  # measured when validating, stored as scaling_factor
+        self.register_buffer("latent_std", torch.ones(()))  # a slow average over training, stored as scaling_factor
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -162,7 +162,9 @@ class FirstStage(Trainable):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         image = batch["image"]
-        decoded, _, regular = self._reconstruct(image, generator)
+        decoded, latents, regular = self._reconstruct(image, generator)
+        if not latents.is_meta:
+            self.latent_std.lerp_(latents.detach().std().to(self.latent_std), 0.05)
         pixels, edges = (decoded - image).abs().mean(), edge_error(decoded, image)
         colours = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(image, 8)).abs().mean()  # tints are slow to learn from single pixels
         total = pixels + colours + self.config.edge_weight * edges + regular
@@ -170,8 +172,7 @@ class FirstStage(Trainable):
 
     @torch.no_grad()
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
-        decoded, latents, _ = self._reconstruct(batch["image"], None)
-        self.latent_std.copy_(latents.std())
+        decoded, _, _ = self._reconstruct(batch["image"], None)
         return {"pixels": float((decoded - batch["image"]).abs().mean()), "edges": float(edge_error(decoded, batch["image"]))}
 
     def save_pretrained(self, folder: Path) -> None:

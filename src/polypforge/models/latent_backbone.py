@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -125,8 +126,7 @@ def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str
         tokenizer = word_tokenizer(words)
         text = TextEncoders([tokenizer], [small_text_encoder(tokenizer, settings["text"][0])], frozen=False)
     net = _control(unet, 2 ** (len(vae.config.block_out_channels) - 1)) if control else None
-    if config.weights and control:
-        unet.requires_grad_(False)
+    _hold(unet, config, control)
     return LatentBackbone(Autoencoder(vae), unet, text, settings["scheduler"], net)
 
 
@@ -157,24 +157,28 @@ def load_backbone(folder: Path, in_channels: int, control: bool, config: Backbon
             own = folder / "controlnet" if (folder / "controlnet").is_dir() else None
             place = locate(config.control_weights) if config.control_weights else own
             net = ControlNetModel.from_pretrained(place, local_files_only=True, use_safetensors=True) if place else None
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or fetch it again.") from error
     vae = load_autoencoder(folder / "vae")
     if control:
         net = net or _control(unet, 2 ** (len(vae.config.block_out_channels) - 1))
-        unet.requires_grad_(False)  # a ControlNet learns beside a frozen U-Net
+    _hold(unet, config, control)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    return LatentBackbone(Autoencoder(vae), unet, TextEncoders(tokenizers, encoders, frozen=True), scheduler, net)
+
+
+def _hold(unet: UNet2DConditionModel, config: BackboneConfig, control: bool) -> None:
+    """Freeze what pretrained weights keep: the U-Net beside a ControlNet, or all but low-rank adapters."""
+    if control and config.weights:
+        unet.requires_grad_(False)
     if config.lora_rank:
         try:
             from peft import LoraConfig
         except ImportError:
             raise UserError("lora_rank needs peft: pip install 'polypforge[lora]'.") from None
-
         unet.requires_grad_(False)
-        unet.add_adapter(
-            LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS)
-        )
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return LatentBackbone(Autoencoder(vae), unet, TextEncoders(tokenizers, encoders, frozen=True), scheduler, net)
+        rank = config.lora_rank
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS))
 
 
 def architecture(name: str) -> dict[str, Any]:

@@ -12,6 +12,19 @@ STARTER = "starter:"
 NOT_USED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*"]  # parts of Stable Diffusion repositories that no recipe reads
 
 
+class _Offline:
+    """Set once by a command that was told never to touch the network, for models that name other models."""
+
+    always = False
+
+
+_offline = _Offline()
+
+
+def forbid_network() -> None:
+    _offline.always = True
+
+
 def starter_root() -> Path:
     return Path(str(files("polypforge") / "starter"))
 
@@ -51,9 +64,12 @@ def _from_hub(model: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=NOT_USED, local_files_only=offline))
+        folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model"], local_files_only=offline or _offline.always))
+        # Beside a pipeline's parts lie single-file copies of gigabytes that nothing reads.
+        weights = "*/*.safetensors" if (folder / "model_index.json").is_file() else "*.safetensors"
+        snapshot_download(model, allow_patterns=[weights], ignore_patterns=NOT_USED, local_files_only=offline or _offline.always)
+        return folder
     except LocalEntryNotFoundError:
         raise UserError(f"{model} is not in the local cache: fetch it once with `hf download {model}` where there is a network.") from None
     except (HfHubHTTPError, OSError, ValueError) as error:

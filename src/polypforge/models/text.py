@@ -14,6 +14,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()  # a bar for each small file is noise beside our own
 UNKNOWN = "[unk]"
 MAX_WORDS = 16
+MAX_KNOWN = 2048  # prompts whose embeddings are kept
 
 
 class TextCondition(NamedTuple):
@@ -89,6 +90,8 @@ class TextEncoders(nn.Module):
         if not self.frozen or ids.is_meta:
             return self._encode(ids)
         rows = [tuple(row) for row in ids.flatten(1).tolist()]
+        if len(self._known) + len(rows) > MAX_KNOWN:
+            self._known.clear()
         for row, tokens in zip(rows, ids, strict=True):
             if row not in self._known or self._known[row].hidden.device != ids.device:
                 with torch.no_grad():

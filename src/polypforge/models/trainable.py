@@ -20,6 +20,7 @@ class Trainable(nn.Module, ABC):
     """`pool = prepare(cases)` once, then `training_batch(pool, size, rng)` and `loss(batch, generator)` at each step."""
 
     config: Any  # the model's own frozen dataclass
+    uses_all_parameters: bool = True  # in every step; where not, several processes must look for those left out
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Take from all training cases what is not learned by gradients (clusters, donors). Called before training and on resuming.

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import POLYP, Attributes, Request
+from polypforge.core.types import POLYP, Attributes, Case, Request
 
 
 class MaskPlanner:
-    """A new frame for the mask of one case after the other; each round through the data has other seeds."""
+    """A new frame for the mask of one case after the other, each case once before any twice; normal frames are passed over.
 
-    def __init__(self, names: Sequence[str], references: Sequence[Attributes], seed: int) -> None:
-        if not names:
-            raise UserError("there is no mask to draw a frame for: the data set shows no lesion in its training cases.")
-        self.names, self.references, self.seed = names, references, seed
-        self._order = numpy_rng(seed, "mask order").permutation(len(names))
+    load(name) gives the case.
+    """
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Attributes], seed: int) -> None:
+        self.references, self.seed, self.load = references, seed, load
+        self._left = [names[i] for i in numpy_rng(seed, "mask order").permutation(len(names))]
+        self._showing: list[str] = []
 
     def requests(self, index: int) -> list[Request]:
-        name = self.names[self._order[index % len(self.names)]]
-        return [Request(name, POLYP, (), seed_from(self.seed, "sample", index))]
+        while self._left and len(self._showing) <= index:  # cases are opened as they are needed
+            name = self._left.pop(0)
+            mask = self.load(name).mask
+            if mask is not None and mask.any():
+                self._showing.append(name)
+        if not self._showing:
+            raise UserError("there is no mask to draw a frame for: the data set shows no lesion in its training cases.")
+        return [Request(self._showing[index % len(self._showing)], POLYP, (), seed_from(self.seed, "sample", index))]
 
 
 class FreePlanner:

@@ -167,7 +167,9 @@ class LatentSegmenter(Judge):
         try:
             unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
             model = cls(config, Autoencoder(load_autoencoder(folder / "vae")), unet)
-            model.load_state_dict(load_file(folder / "vision.safetensors"), strict=False)
+            stored = load_file(folder / "vision.safetensors")
+            for part in ("vision", "fuse"):
+                getattr(model, part).load_state_dict({k.removeprefix(f"{part}."): v for k, v in stored.items() if k.startswith(part)})
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
         return model

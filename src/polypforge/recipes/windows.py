@@ -75,22 +75,28 @@ def asked_lesion(job: Job, view: View) -> Mask:
     if job.request.label == NORMAL:
         return np.zeros_like(view.region)
     if job.request.lesion:
-        return polygon_mask(list(job.request.lesion), view.region.shape) & view.region
+        lesion = polygon_mask(list(job.request.lesion), view.region.shape) & view.region
+        if not lesion.any():
+            raise UserError(f"request {job.request.id}: the lesion that it asks for lies outside its region or the field of view.")
+        return lesion
     x0, y0, x1, y1 = bounding_box(view.region)
     return erode(view.region, LABEL_MARGIN * max(x1 - x0, y1 - y0)) & view.region
 
 
 def finished(job: Job, region: Mask, field: Mask, image: Image, lesion: Mask) -> Case:
     """The case with its complete label: the new lesion and what of the old label still shows outside the repainted `region`."""
-    mask = remaining(job.background.mask, region, field) | lesion
+    old = job.background
+    if old.mask is None and old.boxes and not _covers(region, field, old.boxes):
+        raise UserError(f"'{old.name}' has boxes but no mask, and the lesion asked for covers not all of them: the label would lack one.")
+    mask = remaining(old.mask, region, field) | lesion
     return Case(
         name=job.request.id,
         image=image,
         mask=mask,
         boxes=component_boxes(mask, 4),
         label=POLYP if mask.any() else NORMAL,
-        group=job.background.group,
-        split=job.background.split,
+        group=old.group,
+        split=old.split,
     )
 
 
@@ -129,10 +135,8 @@ def square_window(prepared: Prepared, rng: np.random.Generator | None = None, va
     """
     height, width = prepared.field.shape
     side = float(min(height, width))
-    x, y = (width - 1) / 2, (height - 1) / 2
-    if prepared.boxes:
-        x0, y0, x1, y1 = prepared.boxes[0]
-        x, y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
+    x0, y0, x1, y1 = prepared.boxes[0] if prepared.boxes else (0, 0, width, height)
+    x, y = (x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2
     angle = 0.0
     if rng is not None and vary:
         angle = 90.0 * rng.integers(0, 4) + (rng.uniform(-20, 20) if rng.random() < 0.5 else 0.0)
@@ -143,6 +147,18 @@ def square_window(prepared: Prepared, rng: np.random.Generator | None = None, va
     reach = side * (abs(np.cos(turn)) + abs(np.sin(turn))) / 2
     x, y = float(np.clip(x, reach - 0.5, width - 0.5 - reach)), float(np.clip(y, reach - 0.5, height - 0.5 - reach))
     return Window(x, y, side, angle, bool(rng.random() < 0.5) if rng is not None and vary else False)
+
+
+def square_around(region: Mask) -> Window | None:
+    """The largest upright square on the frame around a region; None when the region doesn't fit in it."""
+    height, width = region.shape
+    side = min(height, width)
+    x0, y0, x1, y1 = bounding_box(region)
+    if max(x1 - x0, y1 - y0) > side:
+        return None
+    x = float(np.clip((x0 + x1 - 1) / 2, side / 2 - 0.5, width - 0.5 - side / 2))
+    y = float(np.clip((y0 + y1 - 1) / 2, side / 2 - 0.5, height - 0.5 - side / 2))
+    return Window(x, y, float(side))
 
 
 def to_unit(images: NDArray[np.uint8]) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch.utils.tensorboard import SummaryWriter
@@ -49,7 +49,9 @@ class Trainer:
     ) -> None:
         self.config, self.out, self.preview = config, out, preview
         self.pool, self.validation_pool = pool, validation_pool
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # bf16 is `_autocast`, which needs no process-wide state
+        unused = DistributedDataParallelKwargs(find_unused_parameters=not model.uses_all_parameters)
+        # bf16 is `_autocast`, which needs no process-wide state
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
         model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
         self.model = model
         learned = [p for p in model.parameters() if p.requires_grad]
@@ -194,7 +196,10 @@ class Trainer:
         self._previewed_at = self.progress.step
         with self.ema.applied(self.model):
             self.model.eval()
-            self.preview(self.model, self.progress.step)
+            try:
+                self.preview(self.model, self.progress.step)
+            except UserError as error:  # a picture that can't be made is no reason to end a run
+                console.print(f"No preview: {error}")
         self.model.train()
 
     def _checkpoint(self) -> None:

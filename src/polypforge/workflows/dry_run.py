@@ -20,6 +20,7 @@ from polypforge.training.config import TrainingConfig
 
 ASSUMED_GPU_TFLOPS = 200.0  # a fifth of what an H200 does in bf16 on paper: said in the result, not measured
 LARGE_PARAMETERS = 2e8  # trained parameters from which on a machine without GPU is refused
+LARGE_HOURS = 72.0  # and expected hours, of a run that no budget ends
 FLOPS_FORWARD_TO_STEP = 3.0  # backward costs about twice the forward pass
 
 
@@ -84,13 +85,16 @@ def refuse_too_large(name: str, model: dict[str, Any], training: TrainingConfig,
     with torch.device("meta"):
         module = cls(from_dict(cls.config_class, model, where))
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    if trained < LARGE_PARAMETERS:
+    if not trained or (trained < LARGE_PARAMETERS and training.budget_seconds is not None):
         return
     needs = plan(cls, model, training, where)
-    hours = f" and about {needs.hours_gpu:.0f} h on one H200" if needs.hours_gpu else ""
+    if trained < LARGE_PARAMETERS and (needs.hours_here or 0) < LARGE_HOURS:
+        return
+    hours = f", which would take it about {max(1, round(needs.hours_gpu))} h (here: {needs.hours_here:.0f} h)" if needs.hours_gpu else ""
     raise UserError(
         f"{Path(where.split(':')[0]).name} of {name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
-        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out)."
+        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out), or "
+        "set an end with --budget."
     )
 
 

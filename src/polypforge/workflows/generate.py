@@ -13,7 +13,7 @@ from polypforge.core.files import read_jsonl
 from polypforge.core.types import Request
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
-from polypforge.models.locate import locate, weights_hash
+from polypforge.models.locate import forbid_network, locate, weights_hash
 from polypforge.recipes import load_recipe
 from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import fingerprint_of, keep_report, open_checked
@@ -41,6 +41,8 @@ def generate_cases(
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
         raise UserError(f"--num is {num}: ask for at least one case.")
+    if offline:
+        forbid_network()
     part, parts = parse_shard(shard)
     folder = locate(model, offline)
     requests = read_requests(requests_file) if requests_file else []

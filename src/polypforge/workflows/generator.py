@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
         if model is None:
             raise UserError("--recipe folder needs to know where the pairs are: name them with --model DIR.")
         if not (Path(model) / "config.json").is_file():
-            return GeneratorSource(recipe, model, None, (f"model.path={Path(model).resolve()}",))
+            return GeneratorSource(recipe, model, None, (f"model.path={json.dumps(str(Path(model).resolve()))}",))
     if model is None:
         name = recipe or DEFAULT
         if name not in starter_names():

@@ -19,16 +19,13 @@ def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanCo
     """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions."""
     names = [c.name for c in opened.cases("train")]
     references: list[Attributes] = []
-    showing: list[str] = []
     for pick in numpy_rng(seed, "references").permutation(len(names)):
-        found = measure_lesions(load(names[pick])) if len(references) < REFERENCES or "background" not in recipe.needs else []
-        references += found
-        showing += [names[pick]] if found else []
-        if len(references) >= REFERENCES and "background" in recipe.needs:
+        references += measure_lesions(load(names[pick]))
+        if len(references) >= REFERENCES:
             break
     if "background" in recipe.needs:
         config = config or (PlanConfig() if recipe.removes else WITHOUT_REMOVAL)
         return Planner(names, load, references, seed, config, shapes="mask" in recipe.needs)
     if "mask" in recipe.needs:
-        return MaskPlanner(sorted(showing), references, seed)
+        return MaskPlanner(names, load, references, seed)
     return FreePlanner(references, seed)

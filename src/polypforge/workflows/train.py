@@ -147,7 +147,7 @@ def train(
         return _without_training(name, model, out, data, opened, main)
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
     if not len(pool):
-        raise UserError(f"no case of the data can train {name}: the judge needs masks, not boxes.")
+        raise UserError(f"no case of the data can train {name}: it needs masks, not boxes, and frames that are not blurred.")
     preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
     trainer = Trainer(model, pool, held, out, training, preview, device)
     progress = trainer.run()
@@ -205,7 +205,8 @@ def preview_jobs(held: Sequence[Prepared], recipe: Recipe, count: int = PREVIEWS
     jobs: list[Job] = []
     for prepared in held:
         case = prepared.case
-        if prepared.boxes and len(jobs) < count:
+        several_boxes = case.mask is None and len(prepared.boxes) > 1  # one edit can't cover them all
+        if prepared.boxes and not several_boxes and len(jobs) < count:
             lesion = box_mask(prepared.boxes[0], case.size)
             lesion = lesion & case.mask if case.mask is not None else lesion
             region = loosened(lesion, 0.12) & prepared.field

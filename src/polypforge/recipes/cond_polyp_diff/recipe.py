@@ -149,10 +149,7 @@ class CondPolypDiff(Recipe):
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
         """Requests that name a case with a mask, or a lesion, get a frame for it; the others a new mask first."""
         size = self.config.size_px
-        given = [
-            i for i, j in enumerate(jobs) if j.case is not None and (j.request.lesion or (j.case.mask is not None and j.case.mask.any()))
-        ]
-        masks: dict[int, Mask] = {i: asked_mask(jobs[i], size) for i in given}
+        masks: dict[int, Mask] = {i: asked_mask(job, size) for i, job in enumerate(jobs) if _names_mask(job)}
         free = [i for i in range(len(jobs)) if i not in masks]
         if free:
             masks |= dict(zip(free, self.draw_masks([jobs[i].request.seed for i in free]), strict=True))

@@ -45,7 +45,7 @@ class ControlInpaint(LatentInpainting):
 
     def draw(self, seen: Seen, rng: np.random.Generator) -> tuple[Mask, Mask, str] | None:
         if seen.lesion.sum() < 12:
-            free = lesion_free_region(seen.field, seen.lesion, rng, (0.15 * len(seen.field), 0.5 * len(seen.field)))
+            free = lesion_free_region(seen.field, seen.lesions, rng, (0.15 * len(seen.field), 0.5 * len(seen.field)))
             return None if free is None else (free, np.zeros_like(seen.lesion), NORMAL_PROMPT)
         region = lesion_region(seen.lesion, seen.field, rng, seen.exact)
         return region, seen.lesion & region, POLYP_PROMPT

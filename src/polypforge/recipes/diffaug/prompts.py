@@ -45,7 +45,7 @@ POLYP_BANK = Bank(
     {
         "size": ("small", "medium", "large"),
         "colour": ("", "reddish", "pale", "pink"),
-        "morphology": ("sessile polyp", "pedunculated polyp", "flat lesion"),
+        "morphology": ("polyp", "sessile polyp", "pedunculated polyp", "flat lesion"),
         "surface": ("", "with smooth surface", "with irregular surface"),
         "vessels": ("", "with prominent vessels", "with regular vessels"),
         "borders": ("", "with clear borders", "with unclear borders"),
@@ -56,7 +56,7 @@ POLYP_BANK = Bank(
 FUNDUS_BANK = Bank(
     {
         "size": ("small", "medium", "large"),
-        "structure": ("optic cup", "optic disc"),
+        "structure": ("optic nerve head", "optic cup", "optic disc"),
         "colour": ("", "pale", "reddish"),
         "borders": ("", "with clear borders", "with unclear borders"),
     },
@@ -76,12 +76,14 @@ def describe(bank: Bank, lesion: Attributes | Mapping[str, float]) -> str:
     step = None if light is None or redness is None else abs(light) + abs(redness)
     said["borders"] = "" if step is None else "with unclear borders" if step < 5 else "with clear borders" if step > 12 else ""
     if "morphology" in bank.facets:
-        flat = known.get("contrast", 99.0) < 8 and (step or 99.0) < 8
-        long = known.get("elongation", 1.0) < 0.55
-        said["morphology"] = "flat lesion" if flat else "pedunculated polyp" if long else "sessile polyp"
+        flat = known.get("contrast", 99.0) < 8 and step is not None and step < 8
+        said["morphology"] = (
+            "flat lesion" if flat else _band(known.get("elongation"), (0.55, 0.55), ("pedunculated polyp", "", "sessile polyp"))
+        )
+        said["morphology"] = said["morphology"] or "polyp"
         said["surface"] = _band(known.get("contrast"), (9.0, 14.0), ("with smooth surface", "", "with irregular surface"))
     else:
-        said["structure"] = "optic cup" if known.get("size", 0.0) < 0.2 else "optic disc"
+        said["structure"] = _band(known.get("size"), (0.2, 0.2), ("optic cup", "", "optic disc")) or "optic nerve head"
     return bank.write(said)
 
 

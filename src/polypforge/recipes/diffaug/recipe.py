@@ -23,10 +23,10 @@ from polypforge.recipes.windows import View
 
 @dataclass(frozen=True)
 class DiffAugConfig(LatentInpaintingConfig):
-    """bank: polyp or fundus. preserve_weight: of the loss that keeps what lies outside the region. margin: how far the region reaches
-    beyond the asked lesion, as a share of the window's side. normal_share: share of windows trained on healthy tissue."""
+    """bank: polyp or fundus; its prompt of healthy tissue is the negative prompt unless one is given. preserve_weight: of the loss that
+    keeps what lies outside the region. margin: how far the region reaches beyond the asked lesion, as a share of the window's side.
+    normal_share: share of windows trained on healthy tissue."""
 
-    negative_prompt: str = "healthy mucosa"
     bank: str = "polyp"
     preserve_weight: float = 0.1
     margin: float = 0.03
@@ -62,7 +62,7 @@ class DiffAug(LatentInpainting):
         bank, size = BANKS[self.config.bank], seen.field.shape[0]
         lesion = seen.lesion & seen.field
         if lesion.sum() < 12 or rng.random() < self.config.normal_share:
-            free = lesion_free_region(seen.field, seen.lesion, rng, (0.12 * size, 0.45 * size))
+            free = lesion_free_region(seen.field, seen.lesions, rng, (0.12 * size, 0.45 * size))
             return None if free is None else (free, np.zeros_like(lesion), bank.normal)
         region = dilate(lesion, self.config.margin * size * rng.uniform(0.5, 1.5)) & seen.field
         if not seen.exact:
@@ -79,6 +79,9 @@ class DiffAug(LatentInpainting):
             return bank.normal
         asked = job.request.attributes
         return describe(bank, asked) if asked else bank.draw(numpy_rng(job.request.seed, "prompt"))
+
+    def negative_prompt(self) -> str:
+        return self.config.negative_prompt or BANKS[self.config.bank].normal
 
     def region_of(self, view: View, lesion: Mask) -> Mask:
         return dilate(lesion, self.config.margin * view.window.side_px) & view.region & view.field if lesion.any() else view.region

@@ -19,9 +19,10 @@ class StylingConfig:
     The weights of the seven losses (0 switches one off): zecon (PatchNCE on U-Net features), vgg (perceptual, needs `perceptual`), mse (to
     the inpainted image), style (distance of vectors to the real source, needs `semantics`), l2 (to the real source), semantic (distance
     of vectors between steps, which it *raises*), range (values beyond [-1, 1]). patches, tau: of PatchNCE. colour_transfer: give the
-    result the source's colours. perceptual, semantics: encoders, see `models.encoders`."""
+    result the source's colours. perceptual, semantics: encoders, see `models.encoders`; not the
+    judge that will gate the result, or it would judge what was made to please it."""
 
-    enabled: bool = True
+    enabled: bool = False
     start: int = 119
     zecon: float = 500.0
     vgg: float = 100.0
@@ -33,8 +34,14 @@ class StylingConfig:
     patches: int = 256
     tau: float = 0.07
     colour_transfer: bool = True
-    perceptual: str = "starter:window_segmenter"
-    semantics: str = "starter:window_segmenter"
+    perceptual: str = ""
+    semantics: str = ""
+
+    def __post_init__(self) -> None:
+        if self.enabled and ((self.vgg and not self.perceptual) or ((self.style or self.semantic) and not self.semantics)):
+            raise ValueError(
+                "styling needs encoders for its losses: name them in styling.perceptual and styling.semantics, or set the losses to 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from polypforge.diffusion.loss_guidance import LossGuided
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known, repaint_sigmas
 from polypforge.diffusion.samplers import ancestral
-from polypforge.masks.shapes import dilate, polygon_mask
+from polypforge.masks.shapes import dilate
 from polypforge.models.encoders import Encoder, load_encoder
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import apply_discrete_unet, build_unet
@@ -36,7 +36,17 @@ from polypforge.recipes.colour_transfer import colour_transfer
 from polypforge.recipes.diffuse_gen.clusters import cluster_centres, features, nearest_centre
 from polypforge.recipes.diffuse_gen.config import DiffuseGenConfig
 from polypforge.recipes.diffuse_gen.styling import StylingLoss, unet_features
-from polypforge.recipes.windows import View, channels_last, finished, remaining, square_window, to_planes, to_unit
+from polypforge.recipes.windows import (
+    View,
+    asked_lesion,
+    channels_last,
+    finished,
+    remaining,
+    square_around,
+    square_window,
+    to_planes,
+    to_unit,
+)
 
 PAPER_PX = 256
 STATE = 4
@@ -61,6 +71,7 @@ class DiffuseGen(Recipe):
         outputs = STATE * config.diffusion.outputs
         self.unets = nn.ModuleList(unets or [build_unet(config.unet, STATE, outputs, conditional=False) for _ in range(config.networks)])
         self.centres = centres
+        self.uses_all_parameters = config.networks == 1
         self._encoders: dict[str, Encoder] = {}
 
     # Clusters
@@ -76,8 +87,8 @@ class DiffuseGen(Recipe):
 
     def _encoder(self, name: str) -> Encoder:
         if name not in self._encoders:
-            self._encoders[name] = load_encoder(name).to(next(self.parameters()).device)
-        return self._encoders[name]
+            self._encoders[name] = load_encoder(name)
+        return self._encoders[name].to(next(self.parameters()).device)
 
     def prepare(self, cases: Sequence[Case]) -> list[Member]:
         usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
@@ -91,19 +102,14 @@ class DiffuseGen(Recipe):
     # Training
 
     def training_batch(self, pool: Sequence[Member], batch_size: int, rng: np.random.Generator) -> Batch:
-        """state (B, 4, S, S) in [-1, 1]: image and mask; cluster (): whose network learns from this batch, one cluster a batch."""
-        chosen_cluster = int(pool[rng.integers(len(pool))].cluster)  # as often as the cluster is large
-        members = [m for m in pool if m.cluster == chosen_cluster] if self.config.networks > 1 else pool
-        images, masks = [], []
-        for _ in range(batch_size):
-            image, mask = self._look(members[rng.integers(len(members))], rng)
-            images.append(image)
-            masks.append(mask)
+        """state (B, 4, S, S) in [-1, 1]: image and mask; cluster (B,): whose network learns from it."""
+        members = [pool[rng.integers(len(pool))] for _ in range(batch_size)]
+        images, masks = zip(*(self._look(m, rng) for m in members), strict=True)
         state = torch.cat([to_unit(np.stack(images)), to_planes(masks) * 2 - 1], 1)
-        return {"state": state, "cluster": torch.tensor(chosen_cluster if self.config.networks > 1 else 0)}
+        return {"state": state, "cluster": torch.tensor([m.cluster if self.config.networks > 1 else 0 for m in members])}
 
     def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
-        return {"state": (count, STATE, self.config.size_px, self.config.size_px), "cluster": ()}
+        return {"state": (count, STATE, self.config.size_px, self.config.size_px), "cluster": (count,)}
 
     def _look(self, member: Member, rng: np.random.Generator):
         config = self.config
@@ -118,13 +124,24 @@ class DiffuseGen(Recipe):
         return lambda state, times, cond: apply_discrete_unet(unet, state, times, self.config.unet.patch_px)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        cluster = 0 if batch["cluster"].is_meta else int(batch["cluster"])
-        errors = self.diffusion.errors(self._network(cluster), batch["state"], None, generator)
-        total = errors.mean()
-        return total, {"loss": total.detach(), "bound": errors.bound.mean().detach()}
+        total, bound = torch.zeros((), device=batch["state"].device), torch.zeros((), device=batch["state"].device)
+        for cluster, state in self._by_cluster(batch):
+            errors = self.diffusion.errors(self._network(cluster), state, None, generator)
+            share = len(state) / len(batch["state"])
+            total, bound = total + share * errors.mean(), bound + share * errors.bound.mean().detach()
+        return total, {"loss": total.detach(), "bound": bound}
+
+    def _by_cluster(self, batch: Batch) -> list[tuple[int, Tensor]]:
+        if self.config.networks == 1 or batch["cluster"].is_meta:
+            return [(0, batch["state"])]
+        return [(int(k), batch["state"][batch["cluster"] == k]) for k in batch["cluster"].unique()]
 
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
-        return self.diffusion.validation(self._network(int(batch["cluster"])), batch["state"], None, seed)
+        found: dict[str, float] = {}
+        for cluster, state in self._by_cluster(batch):
+            for name, value in self.diffusion.validation(self._network(cluster), state, None, seed).items():
+                found[name] = found.get(name, 0.0) + value * len(state) / len(batch["state"])
+        return found
 
     # Generation
 
@@ -133,14 +150,14 @@ class DiffuseGen(Recipe):
         return int(numpy_rng(job.request.seed, "cluster").integers(self.config.networks))
 
     def view_of(self, job: Job) -> View:
+        """The whole square frame where the region fits in it, or the window around the region."""
         view = View.of(job, self.config.window_scale, self.config.min_window_px)
-        region = view.region
-        if self.config.view == "frame":
-            view = replace(view, window=square_window(prepare(job.background)))
-        if job.request.lesion:
-            lesion = polygon_mask(list(job.request.lesion), region.shape)
-            region = dilate(lesion, self.config.dilate_px * view.window.side_px / PAPER_PX) & view.region
-        return replace(view, region=region) if region.any() else view
+        square = square_around(view.region) if self.config.view == "frame" else None
+        view = replace(view, window=square or view.window)
+        if not job.request.lesion:
+            return view
+        lesion = asked_lesion(job, view)
+        return replace(view, region=dilate(lesion, self.config.dilate_px * view.window.side_px / PAPER_PX) & view.region)
 
     @torch.no_grad()
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
@@ -174,10 +191,10 @@ class DiffuseGen(Recipe):
         """The image with the real source's look, surroundings kept; the mask as it was."""
         config = self.config.styling
         path = levels[self.config.steps - 1 - config.start :]
-        denoise = self.diffusion.denoiser(self._network(cluster), clip=True)
+        denoise = self.diffusion.denoiser(self._network(cluster))  # not clipped, or the loss on its range would see none
         loss = StylingLoss(config, drawn[:, :3], real, lambda s, sigma: self._maps(s, sigma, cluster), *self._judges())
         x = drawn + path[0] * noise(drawn)
-        styled = ancestral(LossGuided(denoise, loss), x, path, None, noise, keep_known(drawn, region, noise))
+        styled = ancestral(LossGuided(denoise, loss, clip=True), x, path, None, noise, keep_known(drawn, region, noise))
         return torch.cat([styled[:, :3], drawn[:, 3:]], 1).float()
 
     def _judges(self) -> tuple[Encoder | None, Encoder | None]:

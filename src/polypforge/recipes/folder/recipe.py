@@ -13,6 +13,7 @@ import numpy as np
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
+from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case
 from polypforge.data.layouts import open_source
 from polypforge.recipes.base import Job, UntrainedRecipe
@@ -38,8 +39,10 @@ class Folder(UntrainedRecipe):
             raise UserError("folder needs to know where the pairs are: name them with --set model.path=DIR.")
         self.source = open_source(Path(config.path))
         self.capacity = len(self.source)
-        if not self.capacity:
-            raise UserError(f"{config.path} holds no pairs of image and mask.")
+        unmasked = [c.name for c in self.source.cases if c.read_masks is None]
+        if not self.capacity or unmasked:
+            named = f" ('{unmasked[0]}' has none)" if unmasked else ""
+            raise UserError(f"{config.path} must hold pairs of image and mask{named}.")
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
         """Pair number (seed modulo their count) for each request, at its own size."""
@@ -52,8 +55,10 @@ class Folder(UntrainedRecipe):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"path": str(Path(self.config.path).resolve())}
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config) | config}, indent=2) + "\n")
+        config = asdict(self.config) | {"path": str(Path(self.config.path).resolve())}
+        files = [[c.name, c.image_path.stat().st_size, c.image_path.stat().st_mtime_ns] for c in self.source.cases]
+        described = {"recipe": self.name, "config": config, "pairs": content_hash(files)}  # other pairs are another model
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

@@ -13,7 +13,7 @@ class LatentInpaintingConfig:
     min_window_px: its least side in frame pixels. fill: what the network is shown in the region, "blank" (grey, as pretrained weights
     know it) or "smooth" (filled from around, which a small network needs). views: fixed windows of each frame, whose latents are cached.
     prompt_dropout: chance to train without prompt, which guidance needs. snr_gamma: min-SNR weighting, or null. steps, sampler, eta,
-    guidance, negative_prompt: sampling. skip: share of the first steps that latent blending leaves out."""
+    spacing, guidance, negative_prompt: sampling. skip: share of the first steps that latent blending leaves out."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     size_px: int = 512
@@ -25,6 +25,7 @@ class LatentInpaintingConfig:
     snr_gamma: float | None = None
     steps: int = 50
     sampler: str = "ddim"
+    spacing: str = "even"
     eta: float = 0.0
     guidance: float = 7.5
     negative_prompt: str = ""
@@ -37,6 +38,8 @@ class LatentInpaintingConfig:
             raise ValueError("fill is blank or smooth")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is one of {', '.join(SAMPLERS)}")
+        if self.spacing not in ("even", "karras"):
+            raise ValueError("spacing is even (in the schedule's times) or karras (EDM)")
         if not 0 <= self.prompt_dropout < 1 or not 0 <= self.skip < 1 or not 0 <= self.eta <= 1:
             raise ValueError("prompt_dropout, skip and eta lie between 0 and 1")
         if self.guidance != 1 and self.prompt_dropout == 0 and not self.backbone.weights:

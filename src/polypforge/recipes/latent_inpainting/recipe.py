@@ -20,6 +20,7 @@ from torch import Tensor
 
 from polypforge.core.config import from_dict
 from polypforge.core.console import console
+from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import NORMAL, Case, Image, Mask
@@ -39,6 +40,7 @@ from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
 from polypforge.recipes.latent_inpainting.schedule import diffusion_of
 from polypforge.recipes.windows import View, asked_lesion, channels_last, finished, to_planes, to_unit
 
+MISSES = 200  # windows without a usable region, for each example, before giving up
 CHANNELS, BLEND, CONTROL = "channels", "blend", "control"
 
 
@@ -56,11 +58,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a window shows: image (S, S, 3) uint8; one lesion (empty: none) and the field of view (S, S) bool; whether the lesion's outline
-    is exact (else it is a box); area of the whole frame's field in pixels of the window."""
+    """What a window shows: image (S, S, 3) uint8; one lesion (empty: none), all lesions, and the field of view (S, S) bool; whether the
+    lesion's outline is exact (else it is a box); area of the whole frame's field in pixels of the window."""
 
     image: Image
     lesion: Mask
+    lesions: Mask
     field: Mask
     exact: bool
     field_area_px: float
@@ -98,10 +101,14 @@ class LatentInpainting(Recipe):
     def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; region, lesion, field (B, 1, S, S); ids (B, E, L) tokens; key (B,) int64."""
         examples: list[Example] = []
-        while len(examples) < batch_size:
+        for _ in range(MISSES * batch_size):
+            if len(examples) == batch_size:
+                break
             example = self._example(pool[rng.integers(len(pool))], int(rng.integers(self.config.views)), rng)
             if example is not None:
                 examples.append(example)
+        if len(examples) < batch_size:
+            raise UserError("the frames offer too few regions to learn from: are the masks full, or the frames black?")
         prompts = ["" if rng.random() < self.config.prompt_dropout else e.prompt for e in examples]
         return {
             "image": to_unit(np.stack([e.image for e in examples])),
@@ -134,8 +141,11 @@ class LatentInpainting(Recipe):
         image, mask, field = chosen.look(window, size)
         boxed = window.crop_mask(target, size)
         exact = case.mask is not None
+        lesions = mask
+        if not exact:
+            lesions = np.any([window.crop_mask(box_mask(b, case.size), size) for b in chosen.boxes], axis=0) if chosen.boxes else boxed
         area = chosen.field_area_px * (size / window.side_px) ** 2
-        drawn = self.draw(Seen(image, mask & boxed if exact else boxed, field, exact, area), rng)
+        drawn = self.draw(Seen(image, mask & boxed if exact else boxed, lesions, field, exact, area), rng)
         if drawn is None or not drawn[0].any():
             return None
         region, lesion, prompt = drawn
@@ -189,6 +199,9 @@ class LatentInpainting(Recipe):
     @abstractmethod
     def default_prompt(self, job: Job) -> str: ...
 
+    def negative_prompt(self) -> str:
+        return self.config.negative_prompt
+
     def region_of(self, view: View, lesion: Mask) -> Mask:
         """Where the network repaints, within the request's region."""
         return view.region
@@ -212,7 +225,7 @@ class LatentInpainting(Recipe):
     def _sample(self, image: Tensor, region: Tensor, lesion: Tensor, field: Tensor, prompts: list[str], seeds: list[int]) -> Tensor:
         config, backbone = self.config, self.backbone
         noise = SampleNoise(seeds)
-        sigmas = self.diffusion.spaced(config.steps).to(image.device)
+        sigmas = self.diffusion.spaced(config.steps, config.spacing).to(image.device)
         known = self._known(image, region, lesion, field)
         small = F.max_pool2d(region, backbone.vae.factor)
         side = config.size_px // backbone.vae.factor
@@ -225,18 +238,18 @@ class LatentInpainting(Recipe):
             x = source + sigmas[0] * x if config.skip else x * (1 + sigmas[0].square()).sqrt()
         else:
             x = x * (1 + sigmas[0].square()).sqrt()
-        asked, null = (self._text(p, image.device) | known for p in (prompts, [config.negative_prompt] * len(prompts)))
+        asked, null = (self._text(p, image.device) | known for p in (prompts, [self.negative_prompt()] * len(prompts)))
         denoise = guided(self.diffusion.denoiser(backbone.network), config.guidance)
         sample = ddim(config.eta) if config.sampler == "ddim" else SAMPLERS[config.sampler]
         return sample(denoise, x, sigmas, (asked, null), noise, after)
 
     def _decoded(self, latents: Tensor, image: Tensor, region: Tensor, field: Tensor) -> Tensor:
         """Decoded latents, less the tint that the first stage gives to what it decodes: the difference between the surroundings and
-        their own reconstruction, carried smoothly into the region."""
+        their own reconstruction, carried smoothly into the region. Nothing of what the region held takes part."""
         known = (1 - region) * field
         vae = self.backbone.vae
         filled = image * (1 - region) + smooth_fill(image, known) * region
-        tint = F.avg_pool2d(image - vae.decode(vae.encode(filled)), 9, 1, 4, count_include_pad=False)
+        tint = F.avg_pool2d(filled - vae.decode(vae.encode(filled)), 9, 1, 4, count_include_pad=False)
         return vae.decode(latents) + smooth_fill(tint, known)
 
     def _text(self, prompts: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -255,6 +268,8 @@ class LatentInpainting(Recipe):
         """A diffusers pipeline with our config.json beside it; with LoRA only the adapter, which needs its base weights again."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.config.backbone.lora_rank:
+            if self.backbone.control is not None:
+                self.backbone.control.save_pretrained(folder / "controlnet")
             from diffusers import StableDiffusionInpaintPipeline
             from peft.utils import get_peft_model_state_dict
 
@@ -271,6 +286,8 @@ class LatentInpainting(Recipe):
             from peft.utils import set_peft_model_state_dict
             from safetensors.torch import load_file
 
+            if control:
+                config = replace(config, backbone=replace(config.backbone, control_weights=str(folder / "controlnet")))
             model = cls(config)
             stored = load_file(folder / "pytorch_lora_weights.safetensors")
             set_peft_model_state_dict(model.backbone.unet, {k.removeprefix("unet."): v for k, v in stored.items()})

@@ -12,7 +12,7 @@ from torch import Tensor
 from polypforge.core.types import Mask
 from polypforge.diffusion.gaussian import Errors
 from polypforge.masks.pseudo import POLYGONS, lesion_free_region
-from polypforge.masks.shapes import bounding_box, dilate
+from polypforge.masks.shapes import bounding_box, components, dilate
 from polypforge.recipes.base import Job
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
 from polypforge.recipes.latent_inpainting.recipe import LatentInpainting, Seen, enlarged_box, is_normal
@@ -71,7 +71,9 @@ class PolypGen(LatentInpainting):
             region = self._around(lesion, margin, seen.exact, rng) & seen.field
             return (region, lesion & region, POLYP_PROMPT) if (lesion & region).any() else None
         low, high = (side * size / PAPER_PX for side in config.sides_px)
-        avoid = enlarged_box(lesion, margin, lesion.shape)
+        avoid = np.zeros_like(lesion)
+        for part in components(seen.lesions):
+            avoid |= enlarged_box(part, margin, lesion.shape)
         free = lesion_free_region(seen.field, avoid, rng, (max(3.0, low), high), config.polygons)
         return None if free is None else (free, np.zeros_like(lesion), NORMAL_PROMPT)
 

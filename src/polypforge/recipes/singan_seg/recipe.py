@@ -112,7 +112,7 @@ class SinGANSeg(Recipe):
                 rebuilt, made = scale.draw(self._anchor(real), torch.zeros_like(real)), scale.draw(noise, torch.zeros(shape).to(real))
             else:
                 below = resized(rebuilt.detach(), real.shape[-1])
-                strength = config.noise * (below - real).square().mean().sqrt()
+                strength = config.noise * _spread(below - real)
                 rebuilt = scale.draw(torch.zeros_like(real), below)
                 made = scale.draw(strength * noise, resized(made.detach(), real.shape[-1]))
             error = (rebuilt - real).square().mean()
@@ -158,7 +158,7 @@ class SinGANSeg(Recipe):
                 made = scale.draw(random, torch.zeros_like(random)) if config.start == 0 else rebuilt.expand(rows, -1, -1, -1)
                 continue
             below = resized(rebuilt, side)
-            strength = config.noise * (below - real).square().mean().sqrt() if k >= config.start else 0.0
+            strength = config.noise * _spread(below - real) * float(k >= config.start)
             if k == config.start:  # where randomness sets in, its noise is what tells the samples apart
                 strength = 5 * strength
             rebuilt = scale.draw(torch.zeros_like(real), below)
@@ -186,3 +186,10 @@ class SinGANSeg(Recipe):
         model.load_state_dict(state)
         model.names = [tuple(pair) for pair in stored["images"]]
         return model
+
+
+def _spread(difference: Tensor) -> Tensor:
+    """(1, M * 4, 1, 1): root mean square of each image's own error, the same for its four channels."""
+    images = difference.shape[1] // STATE
+    each = difference.view(1, images, STATE, *difference.shape[2:]).square().mean((2, 3, 4)).sqrt()
+    return each.repeat_interleave(STATE, 1).view(1, -1, 1, 1)
