@@ -6,17 +6,20 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.types import Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare, random_window
-from polypforge.models.trainable import Trainable
+from polypforge.models.trainable import Batch, Trainable
 
 JUDGES = {
     "window_segmenter": "polypforge.quality.segmenter:WindowSegmenter",
@@ -25,13 +28,31 @@ JUDGES = {
 
 
 class Judge(Trainable):
-    """Sees a window of a final image and says where the lesion is. `config.window_px` is the side of its windows."""
+    """Sees a window of a final image and says where the lesion is.
+
+    Its config has window_px (side of its windows), window_scale (range of window side / lesion side in training) and empty_share (share
+    of training windows placed without regard to lesions).
+    """
 
     name: str
     config_class: type
 
     def prepare(self, cases) -> list[Prepared]:
         return [prepare(case) for case in cases if case.mask is not None]
+
+    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
+        """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
+        drawn = [draw_window(pool[rng.integers(len(pool))], self.config, rng) for _ in range(batch_size)]
+        images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
+        return {
+            "image": to_input(images),
+            "mask": torch.from_numpy(masks).float()[:, None],
+            "field": torch.from_numpy(fields).float()[:, None],
+        }
+
+    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
+        size = (self.config.window_px, self.config.window_px)
+        return {"image": (count, 3, *size), "mask": (count, 1, *size), "field": (count, 1, *size)}
 
     @abstractmethod
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,19 +80,17 @@ def load_judge(folder: Path) -> Judge:
     return judge_class(name).load_pretrained(folder).eval()  # type: ignore[return-value]
 
 
-def draw_window(
-    chosen: Prepared, size_px: int, scale: tuple[float, float], empty_share: float, rng: np.random.Generator
-) -> tuple[Image, Mask, Mask]:
+def draw_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> tuple[Image, Mask, Mask]:
     """(image, mask, field) of a random training window, strongly recoloured: loosely around a lesion, or anywhere."""
     height, width = chosen.field.shape
-    if chosen.boxes and rng.random() >= empty_share:
+    if chosen.boxes and rng.random() >= config.empty_share:
         x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
-        side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(scale))))
+        side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(config.window_scale))))
         window = random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
     else:
         side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
         window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
-    image, mask, field = chosen.look(window, size_px)
+    image, mask, field = chosen.look(window, config.window_px)
     return recolour(image, rng), mask, field
 
 
@@ -87,3 +106,17 @@ def recolour(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.3:
         x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
     return (np.clip(x, 0, 1) * 255).astype(np.uint8)
+
+
+def overlap_losses(found: Tensor, truth: Tensor) -> dict[str, float]:
+    """Of predicted and true masks (B, 1, S, S) bool: 1 - IoU over windows with a lesion, and the share found where there is none."""
+    holds = truth.flatten(1).any(1)
+    both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
+    iou = (both / either.clamp_min(1))[holds].mean()
+    false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
+    return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
+
+
+def to_input(windows: NDArray[np.uint8]) -> Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.data.prepared import Prepared
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.schedules import Schedule
 from polypforge.models.first_stage import Autoencoder, FirstStageConfig, build_autoencoder, load_autoencoder
@@ -27,7 +25,7 @@ from polypforge.models.locate import locate
 from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Batch
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
-from polypforge.quality.judges import Judge, draw_window
+from polypforge.quality.judges import Judge, overlap_losses, to_input
 
 
 @dataclass(frozen=True)
@@ -79,24 +77,6 @@ class LatentSegmenter(Judge):
         self.fuse = nn.Conv2d(latents + config.vision[-1], config.unet.widths[0], 1)
         self.unet = unet or build_unet(config.unet, latents + config.unet.widths[0], latents, conditional=False)
 
-    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
-        """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
-        config = self.config
-        drawn = [
-            draw_window(pool[rng.integers(len(pool))], config.window_px, config.window_scale, config.empty_share, rng)
-            for _ in range(batch_size)
-        ]
-        images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
-        return {
-            "image": _to_input(images),
-            "mask": torch.from_numpy(masks).float()[:, None],
-            "field": torch.from_numpy(fields).float()[:, None],
-        }
-
-    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
-        size = (self.config.window_px, self.config.window_px)
-        return {"image": (count, 3, *size), "mask": (count, 1, *size), "field": (count, 1, *size)}
-
     def condition(self, image: Tensor) -> Tensor:
         return self.fuse(torch.cat([self.vae.encode(image), self.vision(image)], 1))
 
@@ -125,11 +105,7 @@ class LatentSegmenter(Judge):
     @torch.no_grad()
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
         found, truth = self._single_step(batch["image"]) > 0.5, batch["mask"] > 0.5
-        holds = truth.flatten(1).any(1)
-        both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
-        iou = (both / either.clamp_min(1))[holds].mean()
-        false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
-        return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
+        return overlap_losses(found, truth)
 
     def _single_step(self, image: Tensor) -> Tensor:
         """z0 = (z_t - sqrt(1 - abar) eps) / sqrt(abar) from pure noise at the last step, decoded. The same noise for every image."""
@@ -145,7 +121,7 @@ class LatentSegmenter(Judge):
         """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
         self.eval()
         device = next(self.unet.parameters()).device
-        image = _to_input(windows).to(device).contiguous(memory_format=torch.channels_last)
+        image = to_input(windows).to(device).contiguous(memory_format=torch.channels_last)
         with fast_inference(device):
             chance = self._single_step(image).float() + self._single_step(image.flip(-1)).float().flip(-1)
         return (chance[:, 0] / 2).cpu().numpy()
@@ -179,7 +155,3 @@ def _first_stage(config: LatentSegmenterConfig) -> Autoencoder:
     if torch.empty(0).is_meta:
         return Autoencoder(build_autoencoder(config.first_stage_shape))
     return Autoencoder(load_autoencoder(locate(config.first_stage)))
-
-
-def _to_input(windows: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -7,7 +7,6 @@ windows are placed loosely and many hold no lesion at all, so it can't pass a ca
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -24,9 +23,8 @@ from torch import Tensor
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.data.prepared import Prepared
 from polypforge.models.trainable import Batch
-from polypforge.quality.judges import Judge, draw_window
+from polypforge.quality.judges import Judge, overlap_losses, to_input
 
 
 @dataclass(frozen=True)
@@ -58,24 +56,6 @@ class WindowSegmenter(Judge):
         self.config = config
         self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=1)
 
-    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
-        """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
-        config = self.config
-        drawn = [
-            draw_window(pool[rng.integers(len(pool))], config.window_px, config.window_scale, config.empty_share, rng)
-            for _ in range(batch_size)
-        ]
-        images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
-        return {
-            "image": to_input(images),
-            "mask": torch.from_numpy(masks).float()[:, None],
-            "field": torch.from_numpy(fields).float()[:, None],
-        }
-
-    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
-        size = (self.config.window_px, self.config.window_px)
-        return {"image": (count, 3, *size), "mask": (count, 1, *size), "field": (count, 1, *size)}
-
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy plus soft Dice over the batch, both inside the field of view."""
         logits = self.net(batch["image"]).float()
@@ -88,11 +68,7 @@ class WindowSegmenter(Judge):
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
         found = torch.sigmoid(self.net(batch["image"]).float()) > 0.5
         truth = batch["mask"] > 0.5
-        holds = truth.flatten(1).any(1)
-        both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
-        iou = (both / either.clamp_min(1))[holds].mean()
-        false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
-        return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
+        return overlap_losses(found, truth)
 
     @torch.inference_mode()
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -120,8 +96,3 @@ class WindowSegmenter(Judge):
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
         return model.to(memory_format=torch.channels_last)
-
-
-def to_input(windows: NDArray[np.uint8]) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
-    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1

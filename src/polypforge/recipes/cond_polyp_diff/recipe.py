@@ -20,7 +20,6 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import seed_from
 from polypforge.core.types import Case, Mask
-from polypforge.data.prepared import Prepared, prepare
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS, ddim
@@ -31,9 +30,9 @@ from polypforge.models.first_stage import Autoencoder, FirstStageConfig, build_a
 from polypforge.models.locate import locate
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
-from polypforge.recipes.base import Batch, Job, Recipe
-from polypforge.recipes.mask_source import asked_mask
-from polypforge.recipes.windows import square_window, to_pixels, to_planes, to_unit, whole_frame
+from polypforge.recipes.base import Batch, Job
+from polypforge.recipes.mask_to_frame import MaskToFrame, asked_mask
+from polypforge.recipes.windows import to_pixels, to_planes, whole_frame
 
 MASK_TRIES = 8  # masks drawn for one request before giving up
 FULL = 0.9  # share of the frame from which on a mask is no lesion any more
@@ -75,7 +74,7 @@ class CondPolypDiffConfig:
             raise ValueError("eta lies between 0 and 1, steps are at least 1")
 
 
-class CondPolypDiff(Recipe):
+class CondPolypDiff(MaskToFrame):
     name: ClassVar[str] = "cond_polyp_diff"
     config_class: ClassVar[type] = CondPolypDiffConfig
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -99,26 +98,6 @@ class CondPolypDiff(Recipe):
         self.embed = nn.Conv2d(2, 3, 1)  # two-class one-hot mask -> three channels beside the latents (the paper's condition)
 
     # Training
-
-    def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
-        usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
-        if cases and not usable:
-            raise UserError("cond_polyp_diff learns from masks: no case of the data has one that shows a lesion.")
-        return usable
-
-    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
-        """image (B, 3, S, S) in [-1, 1], mask (B, 1, S, S) in {0, 1}."""
-        images, masks = [], []
-        for _ in range(batch_size):
-            chosen = pool[rng.integers(len(pool))]
-            image, mask, _ = chosen.look(square_window(chosen, rng, vary=True), self.config.size_px)
-            images.append(image)
-            masks.append(mask)
-        return {"image": to_unit(np.stack(images)), "mask": to_planes(masks)}
-
-    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
-        size = (self.config.size_px, self.config.size_px)
-        return {"image": (count, 3, *size), "mask": (count, 1, *size)}
 
     def _mask_network(self, state: Tensor, times: Tensor, cond: None) -> Tensor:
         return apply_discrete_unet(self.mask_unet, state, times, self.config.mask_unet.patch_px)

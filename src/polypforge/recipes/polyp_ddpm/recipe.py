@@ -8,25 +8,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from polypforge.core.config import from_dict
-from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.types import Case
-from polypforge.data.prepared import Prepared, prepare
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS
 from polypforge.diffusion.schedules import Schedule
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
-from polypforge.recipes.base import Batch, Job, Recipe
-from polypforge.recipes.mask_source import asked_mask
-from polypforge.recipes.windows import square_window, to_pixels, to_planes, to_unit, whole_frame
+from polypforge.recipes.base import Batch, Job
+from polypforge.recipes.mask_to_frame import MaskToFrame, asked_mask
+from polypforge.recipes.windows import to_pixels, to_planes, whole_frame
 
 PAPER_UNET = UNetShape(
     (64, 64, 128, 128, 256, 256), (False, False, False, False, True, False), layers=2, patch_px=1, head_dim=16, mid_attention=True
@@ -51,7 +48,7 @@ class PolypDDPMConfig:
             raise ValueError(f"sampler is one of {', '.join(SAMPLERS)}")
 
 
-class PolypDDPM(Recipe):
+class PolypDDPM(MaskToFrame):
     name: ClassVar[str] = "polyp_ddpm"
     config_class: ClassVar[type] = PolypDDPMConfig
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -61,26 +58,6 @@ class PolypDDPM(Recipe):
         self.config = config
         self.diffusion = GaussianDiffusion(config.diffusion)
         self.unet = unet or build_unet(config.unet, 3 + 3, 3 * config.diffusion.outputs, conditional=False)  # noisy RGB, mask as RGB
-
-    def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
-        usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
-        if cases and not usable:
-            raise UserError("polyp_ddpm learns from masks: no case of the data has one that shows a lesion.")
-        return usable
-
-    def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
-        """image (B, 3, S, S) in [-1, 1], mask (B, 1, S, S) in {0, 1}: the same random turn, mirror image and crop of both."""
-        images, masks = [], []
-        for _ in range(batch_size):
-            chosen = pool[rng.integers(len(pool))]
-            image, mask, _ = chosen.look(square_window(chosen, rng, vary=True), self.config.size_px)
-            images.append(image)
-            masks.append(mask)
-        return {"image": to_unit(np.stack(images)), "mask": to_planes(masks)}
-
-    def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
-        size = (self.config.size_px, self.config.size_px)
-        return {"image": (count, 3, *size), "mask": (count, 1, *size)}
 
     def _network(self, state: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         shown = (mask * 2 - 1).expand(-1, 3, -1, -1)
