@@ -2,8 +2,8 @@
 
     python benchmarks/recipes.py --data ../shared/data/kvasir-seg --out runs/recipes --budget 10m
 
-Each recipe is trained for the budget, generates `--num` cases on training frames, and is judged; each stage is a process of its own,
-whose peak memory is read when it ends. Prints a table in Markdown and writes `table.json`; the same command again goes on where it stopped.
+Each recipe is trained for the budget, generates `--num` cases on training frames, and is judged; in a process of its own, so that
+peak memory is its own (with the opened frames in it). Prints a table in Markdown; the same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,23 +11,34 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import resource
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 
+from polypforge.cli.options import duration
 from polypforge.core.files import write_json
 from polypforge.core.images import write_png
+from polypforge.core.types import Case
+from polypforge.data.prepared import prepare
 from polypforge.models.locate import locate
 from polypforge.proposals.plan import PlanConfig
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gate import GateConfig, judge
 from polypforge.quality.judges import load_judge
+from polypforge.quality.mask_similarity import mask_similarity
 from polypforge.recipes import Job, Recipe
 from polypforge.reporting.panels import edit_strip, sheet
-from polypforge.workflows.opened import open_checked
+from polypforge.training.loop import Trainer
+from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.plan import make_planner
+from polypforge.workflows.train import build, read_settings
 
 BATCH = 8
 
@@ -37,47 +48,60 @@ RECIPES = (
 )  # fmt: skip
 
 
-def run(arguments: list[str]) -> tuple[float, float]:
-    """(seconds, peak memory in GB) of one Python process."""
-    started = time.monotonic()
-    pid = os.posix_spawn(sys.executable, [sys.executable, *arguments], os.environ)
-    _, status, usage = os.wait4(pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"{' '.join(arguments)} failed")
-    return time.monotonic() - started, usage.ru_maxrss / 1e6
-
-
-def measure(name: str, data: Path, out: Path, budget: str, num: int) -> dict:
-    """One row of the table."""
+def measure(name: str, opened: Opened, cases: dict[str, list[Case]], load, out: Path, budget_seconds: float, num: int) -> dict:
+    """Train, generate and judge one recipe; one row of the table."""
     row: dict = {"recipe": name}
-    model = f"starter:{name}" if name == "forge" else str(out / name / "train")
-    if name != "forge":
-        train = ["-m", "polypforge", "train", name, "--data", str(data), "--out", model, "--set", "training.preview_every=0"]
-        _, row["train_gb"] = run([*train, "--budget", budget] if name != "copy_paste" else train)
-        result = json.loads((out / name / "train" / "result.json").read_text())
-        row |= {"steps": result["step"], "train_images_per_s": result["samples"] / result["seconds"] if result["seconds"] else None}
-    found = out / name / "sampled.json"
-    _, row["sample_gb"] = run([__file__, "--data", str(data), "--out", str(found), "--num", str(num), "--sample", model])
-    return row | json.loads(found.read_text())
-
-
-def sample(model: str, data: Path, out: Path, num: int) -> None:
-    """Generate and judge `num` cases in this process: sampling rate after a warm-up batch, agreement of each label with the judge."""
-    recipe, judge_model = Recipe.from_pretrained(model), load_judge(locate("starter:window_segmenter"))
-    opened = open_checked(data, cache=out.parent.parent / "check.json")
-    load = opened.loader()
+    if name == "forge":
+        recipe: Recipe = Recipe.from_pretrained("starter:forge")
+    else:
+        _, values, training, _ = read_settings(name, None, ["training.preview_every=0"], budget_seconds)
+        torch.manual_seed(training.seed)
+        model = build(name, values["model"], name)
+        model.fit(cases["train"])
+        if any(p.requires_grad for p in model.parameters()):
+            trainer = Trainer(model, model.prepare(cases["train"]), model.prepare(cases["val"]), out / name, training)
+            progress = trainer.run()
+            row |= {"steps": progress.step, "train_images_per_s": progress.samples / progress.seconds}
+        else:
+            model.save_pretrained(out / name / "model")
+        row["train_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        recipe = Recipe.from_pretrained(out / name)
     planner = make_planner(opened, load, 1, recipe, PlanConfig(replace=0.5, add=0.5, move=0.0))
     requests = [planner.requests(i)[-1] for i in range(num)]
     jobs = [Job(r, load(r.background) if r.background else None) for r in requests]
-    recipe.generate(jobs[:BATCH])
+    recipe.generate(jobs[:BATCH])  # warm-up
     started = time.monotonic()
     made = [case for k in range(0, num, BATCH) for case in recipe.generate(jobs[k : k + BATCH])]
-    seconds = time.monotonic() - started
-    verdicts = judge(judge_model, made, requests, GateConfig())
+    row["sample_images_per_s"] = num / (time.monotonic() - started)
+    row["sample_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    verdicts = judge(load_judge(locate("starter:window_segmenter")), made, requests, GateConfig())
     scores, kept = [v.score or 0.0 for v in verdicts], sum(v.kept for v in verdicts)
-    row = {"sample_images_per_s": num / seconds, "n": num, "kept": kept, "kept_interval": wilson_interval(kept, num)}
-    write_json(out, row | {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)})
-    write_png(out.with_suffix(".png"), sheet([edit_strip(j.request, j.case, c, 150) for j, c in zip(jobs, made, strict=True)], 4))
+    row |= {"n": num, "kept": kept, "kept_interval": wilson_interval(kept, num)}
+    row |= {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)}
+    if "background" not in recipe.needs:
+        real = [c.mask for c in cases["train"] if c.mask is not None]
+        drawn = [c.mask for c in made if c.mask is not None]
+        row["sim"] = {m: mask_similarity(drawn, real, m) for m in ("pixels", "iou")}
+    write_png(out / f"{name}.png", sheet([edit_strip(j.request, j.case, c, 150) for j, c in zip(jobs, made, strict=True)], 4))
+    return row
+
+
+def in_a_process_of_its_own(work: Callable[[], dict], out: Path) -> dict:
+    """The row that `work` returns; a fork, so that the frames are opened once and memory is told apart."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            write_json(out, work())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{out.stem} failed")
+    return json.loads(out.read_text())
 
 
 def table(rows: list[dict]) -> str:
@@ -102,17 +126,22 @@ def main() -> None:
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--num", type=int, default=32)
     parser.add_argument("--recipes", nargs="*", default=RECIPES)
-    parser.add_argument("--sample", help=argparse.SUPPRESS)  # the process that generates and judges
     given = parser.parse_args()
-    if given.sample:
-        sample(given.sample, given.data, given.out, given.num)
-        return
-    stored = given.out / "table.json"
-    rows = json.loads(stored.read_text()) if stored.exists() else []
+    cv2.setNumThreads(1)  # no threads may run before the forks
+    opened = open_checked(given.data, cache=given.out / "check.json")
+    cases = {split: [c.load() for c in opened.cases(split)] for split in ("train", "val")}
+    for case in cases["train"] + cases["val"]:
+        prepare(case)
+    by_name = {c.name: c for c in cases["train"] + cases["val"]}
+    rows = []
     for name in given.recipes:
-        if name not in {r["recipe"] for r in rows}:
-            rows.append(measure(name, given.data, given.out, given.budget, given.num))
-            write_json(stored, rows)
+        stored = given.out / f"{name}.json"
+        budget = duration(given.budget) or 600.0
+        rows.append(
+            json.loads(stored.read_text())
+            if stored.exists()
+            else in_a_process_of_its_own(partial(measure, name, opened, cases, by_name.__getitem__, given.out, budget, given.num), stored)
+        )
     print(table(rows))
 
 

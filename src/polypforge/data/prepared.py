@@ -30,6 +30,15 @@ class Prepared:
 
 
 def prepare(case: Case) -> Prepared:
+    """Measured once for each case object: a frame is asked for again by every request on it. Arrays of a case are never written to."""
+    image, mask, found = case.__dict__.get("_prepared", (None, None, None))
+    if found is None or image is not case.image or mask is not case.mask:
+        found = _prepare(case)
+        case.__dict__["_prepared"] = (case.image, case.mask, found)
+    return found
+
+
+def _prepare(case: Case) -> Prepared:
     field = field_of_view(case.image) & ~overlay_text(case.image)
     boxes = component_boxes(case.mask, min_area_px=30) if case.mask is not None else case.boxes
     return Prepared(case, field, boxes, float(field.sum()))
