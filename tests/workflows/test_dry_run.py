@@ -34,7 +34,7 @@ def test_the_command_prints_json(tmp_path):
 
 
 def test_a_paper_size_on_a_cpu_is_refused_with_its_needs(tmp_path):
-    with pytest.raises(UserError, match=r"needs a GPU with about \d+ GB and about \d+ h on one H200.*starter configuration"):
+    with pytest.raises(UserError, match=r"needs a GPU with about \d+ GB, which would take it about \d+ h.*starter configuration"):
         train("polyp_gen", [tmp_path], tmp_path / "run", config="paper", device="cpu")
     assert not (tmp_path / "run").exists()
 

@@ -93,8 +93,7 @@ def refuse_too_large(name: str, model: dict[str, Any], training: TrainingConfig,
     hours = f", which would take it about {max(1, round(needs.hours_gpu))} h (here: {needs.hours_here:.0f} h)" if needs.hours_gpu else ""
     raise UserError(
         f"{Path(where.split(':')[0]).name} of {name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
-        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out), or "
-        "set an end with --budget."
+        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out)."
     )
 
 
