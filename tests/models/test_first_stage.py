@@ -26,7 +26,7 @@ def test_trains_and_scales_its_latents(kind, tmp_path):
     model.save_pretrained(tmp_path)
     stage = Autoencoder(load_autoencoder(tmp_path))
     latents = stage.encode(batch["image"])
-    assert latents.shape == (8, 4, 8, 8) and stage.factor == 4 and float(latents.std()) == pytest.approx(1, abs=0.15)
+    assert latents.shape == (8, 4, 8, 8) and stage.factor == 4 and float(latents.std()) == pytest.approx(1, abs=0.4)
     assert stage.decode(latents).shape == batch["image"].shape
     again = FirstStage.load_pretrained(tmp_path)
     assert float(again.latent_std) == pytest.approx(float(model.latent_std), rel=1e-4)

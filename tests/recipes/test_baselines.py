@@ -95,7 +95,7 @@ def test_pyramid_and_penalty():
 
 def test_singan_learns_its_images_and_keeps_them_apart(cases, tmp_path):
     config = SinGANSegConfig(images=2, size_px=32, least_px=16, width=12, layers=3)
-    recipe = SinGANSeg(config)
+    recipe = SinGANSeg(config).to(memory_format=torch.channels_last)  # as the training loop lays it out
     recipe.fit(cases)
     optimizer = torch.optim.AdamW(recipe.parameters(), 2e-3, betas=(0.5, 0.999))
     start = sum(recipe.validation_losses({"count": torch.zeros(1)}, 0).values())

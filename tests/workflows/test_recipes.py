@@ -29,8 +29,8 @@ def test_copy_paste_expands_without_training(data, tmp_path):
     result = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
     assert result.accepted >= 3 and result.report.is_file()
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
-    made = [json.loads(r["provenance"]) for r in rows if r["provenance"] not in ("", "{}")]
-    assert made and all(p["recipe"] == "copy_paste" for p in made)
+    made = [p for p in (json.loads(r["provenance"] or "{}") for r in rows) if "request" in p]
+    assert len(made) == result.accepted and all(p["recipe"] == "copy_paste" for p in made)
     again = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
     assert again.accepted == result.accepted and again.made == result.made
 

@@ -127,7 +127,7 @@ class FirstStage(Trainable):
         super().__init__()
         self.config = config
         self.vae = vae or build_autoencoder(config)
-        self.register_buffer("latent_std", torch.ones(()))  # a slow average over training, stored as scaling_factor
+        self.register_buffer("latent_std", torch.zeros(()))  # a running average, 0 before the first step; stored as scaling_factor
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -164,7 +164,8 @@ class FirstStage(Trainable):
         image = batch["image"]
         decoded, latents, regular = self._reconstruct(image, generator)
         if not latents.is_meta:
-            self.latent_std.lerp_(latents.detach().std().to(self.latent_std), 0.05)
+            spread = latents.detach().std().to(self.latent_std)
+            self.latent_std.copy_(torch.where(self.latent_std > 0, torch.lerp(self.latent_std, spread, 0.1), spread))
         pixels, edges = (decoded - image).abs().mean(), edge_error(decoded, image)
         colours = (F.avg_pool2d(decoded, 8) - F.avg_pool2d(image, 8)).abs().mean()  # tints are slow to learn from single pixels
         total = pixels + colours + self.config.edge_weight * edges + regular
@@ -177,7 +178,7 @@ class FirstStage(Trainable):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.vae.register_to_config(scaling_factor=1.0 / max(1e-3, float(self.latent_std)))
+        self.vae.register_to_config(scaling_factor=1.0 / (float(self.latent_std) or 1.0))
         self.vae.save_pretrained(folder / "vae")
         (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
 

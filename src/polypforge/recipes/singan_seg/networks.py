@@ -55,5 +55,5 @@ def gradient_penalty(critic, real: Tensor, fake: Tensor, share: Tensor) -> Tenso
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
     images = slope.shape[1] // STATE
-    norm = slope.view(len(slope), images, -1).norm(dim=2)
+    norm = slope.reshape(len(slope), images, -1).norm(dim=2)
     return (norm - 1).square().mean()

@@ -164,7 +164,7 @@ class SinGANSeg(Recipe):
             rebuilt = scale.draw(torch.zeros_like(real), below)
             made = scale.draw(strength * random, resized(made, side))
         assert made is not None
-        own = made.view(rows, config.images, STATE, config.size_px, config.size_px)[torch.arange(rows), picks]
+        own = made.reshape(rows, config.images, STATE, config.size_px, config.size_px)[torch.arange(rows), picks]
         images, sources = to_pixels(own[:, :3]), to_pixels(self.real[torch.tensor(picks)][:, :3])
         masks = [main_part(m) for m in (own[:, 3] > 0).cpu().numpy()]
         results = zip(jobs, images, sources, masks, picks, strict=True)
@@ -191,5 +191,5 @@ class SinGANSeg(Recipe):
 def _spread(difference: Tensor) -> Tensor:
     """(1, M * 4, 1, 1): root mean square of each image's own error, the same for its four channels."""
     images = difference.shape[1] // STATE
-    each = difference.view(1, images, STATE, *difference.shape[2:]).square().mean((2, 3, 4)).sqrt()
+    each = difference.reshape(1, images, STATE, *difference.shape[2:]).square().mean((2, 3, 4)).sqrt()
     return each.repeat_interleave(STATE, 1).view(1, -1, 1, 1)
