@@ -44,30 +44,35 @@ def test_pairs_of_an_outside_generator_pass_the_same_gate(data, tmp_path):
         expand(data, tmp_path / "other", 5, recipe="folder")
 
 
+FEW_STEPS = {
+    "cond_polyp_diff": ["model.mask_steps=3", "model.image_steps=3", "model.min_thickness_px=1"],
+    "polyp_ddpm": ["model.steps=4"],
+    "diffuse_gen": ["model.steps=6", "model.jump_length=2", "model.resamples=1", "model.styling.start=3"],
+    "singan_seg": ["model.images=4", "model.size_px=48"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_path):
-    out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "polypforge",
-        "expand",
-        str(data),
-        "--recipe",
-        name,
-        "--out",
-        str(out),
-        "--num",
-        "1",
-        "--budget",
-        "3s",
-        "--json",
-    ]
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout)
-    assert result["made"] >= 1 and (out / "report.html").is_file() and (out / "work" / "train" / "model" / "config.json").is_file()
+    run, out = tmp_path / "run", tmp_path / "out"
+    small = ["training.batch_size=2", "training.validation_examples=4", "training.max_steps=2", *FEW_STEPS.get(name, ["model.steps=3"])]
+    sets = [word for assignment in small for word in ("--set", assignment)]
+    for command in (
+        ["train", name, "--data", str(data), "--out", str(run), *sets],
+        ["expand", str(data), "--model", str(run), "--recipe", name, "--out", str(out), "--num", "1", "--json"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "polypforge", *command, "--device", "cpu"], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["made"] >= 1 and (out / "report.html").is_file()
+    assert list((run / "previews").glob("*.png")) or name == "blended_latent"
+
+
+def test_a_recipe_without_weights_is_trained_first(data, tmp_path):
+    result = expand(data, tmp_path / "out", 1, recipe="singan_seg", budget_seconds=3, device="cpu")
+    assert result.made >= 1 and (tmp_path / "out" / "work" / "train" / "model" / "config.json").is_file()
 
 
 def test_a_training_run_of_a_recipe_resumes_and_feeds_generate(data, tmp_path):
