@@ -48,7 +48,7 @@ FEW_STEPS = {
     "cond_polyp_diff": ["model.mask_steps=3", "model.image_steps=3", "model.min_thickness_px=1"],
     "polyp_ddpm": ["model.steps=4"],
     "diffuse_gen": ["model.steps=6", "model.jump_length=2", "model.resamples=1", "model.styling.start=3"],
-    "singan_seg": ["model.images=4", "model.size_px=48"],
+    "singan_seg": ["model.images=4", "model.size_px=64"],
 }
 
 
