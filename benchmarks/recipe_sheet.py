@@ -14,33 +14,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from polypforge.core.types import POLYP, Case, Request
+from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
-from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
-from polypforge.proposals.places import loosened, region_polygon
-from polypforge.recipes import Job, Recipe
+from polypforge.recipes import Recipe
 from polypforge.reporting.panels import edit_strip, sheet
+from polypforge.workflows.train import preview_jobs
 
 FRAMES, SIZE_PX, SIDE_PX, NAME_PX = (31, 47), 384, 150, 22
 
 
-def jobs(recipe: Recipe, cases: list[Case]) -> list[Job]:
-    found = []
-    for seed, case in enumerate(cases):
-        if "background" in recipe.needs:
-            prepared = prepare(case)
-            lesion = box_mask(prepared.boxes[0], case.size) & case.mask
-            region = loosened(lesion, 0.12) & prepared.field
-            found.append(Job(Request(case.name, POLYP, region_polygon(region), seed, lesion=region_polygon(lesion & region)), case))
-        else:
-            given = case if "mask" in recipe.needs else None
-            found.append(Job(Request(given.name if given else "", POLYP, (), seed), given))
-    return found
-
-
 def row(name: str, recipe: Recipe, cases: list[Case]) -> np.ndarray:
-    asked = jobs(recipe, cases)
+    asked = preview_jobs([prepare(c) for c in cases], recipe)
     strips = [edit_strip(j.request, j.case, c, SIDE_PX) for j, c in zip(asked, recipe.generate(asked), strict=True)]
     picture = sheet(strips, 2)
     title = np.full((NAME_PX, picture.shape[1], 3), 255, np.uint8)

@@ -81,8 +81,8 @@ class GaussianDiffusion:
             now, before = self.sigmas[times], self.sigmas[(times - 1).clamp_min(0)] * (times > 0)
             now, before = now.view(-1, 1, 1, 1).to(clean.device), before.view(-1, 1, 1, 1).to(clean.device)
             bound = variational_bound(clean, state / signal.sqrt(), guess.detach(), share, now, before) * len(self.signal) / 1000
-            if self.config.snr_gamma is not None:  # an error in x0 counts by the SNR in the bound: without the cap it rules all else
-                bound = bound * self._snr_share(times).to(clean.device)
+            # An error in x0 counts by the SNR in the bound: without the cap it rules all else.
+            bound = bound * self._snr_share(times).to(clean.device)
         return Errors(each, self._snr_weight(times).to(clean.device), guess, bound, signal)
 
     def _split(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,18 +92,22 @@ class GaussianDiffusion:
         estimate, share = raw.chunk(2, 1)
         return estimate, (share + 1) / 2
 
+    def _snr(self, times: Tensor) -> Tensor:
+        return self.signal[times] / (1 - self.signal[times])
+
     def _snr_share(self, times: Tensor) -> Tensor:
-        """min(SNR, gamma) / SNR."""
-        ratio = self.signal[times] / (1 - self.signal[times])
-        return ratio.clamp_max(self.config.snr_gamma or float("inf")) / ratio
+        """min(SNR, gamma) / SNR; 1 without gamma."""
+        if self.config.snr_gamma is None:
+            return torch.ones_like(self.signal[times])
+        ratio = self._snr(times)
+        return ratio.clamp_max(self.config.snr_gamma) / ratio
 
     def _snr_weight(self, times: Tensor) -> Tensor:
-        signal = self.signal[times]
-        if self.config.snr_gamma is None:
-            return torch.ones_like(signal)
-        ratio = signal / (1 - signal)
-        capped = ratio.clamp_max(self.config.snr_gamma)
-        return {"epsilon": capped / ratio, "v": capped / (ratio + 1), "x0": capped}[self.config.prediction]
+        """The same for what the network predicts (Hang et al. 2023, table 1); 1 without gamma."""
+        share, ratio = self._snr_share(times), self._snr(times)
+        if self.config.snr_gamma is None or self.config.prediction == "epsilon":
+            return share
+        return share * ratio / (ratio + 1) if self.config.prediction == "v" else share * ratio
 
     @torch.no_grad()
     def validation(self, network: Network, clean: Tensor, cond: Any, seed: int, name: str = "error") -> dict[str, float]:

@@ -27,3 +27,7 @@ class SampleNoise:
     def draw(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """(B, *shape) float32."""
         return self(torch.empty(len(self.generators), *shape, device=device))
+
+    def start(self, shape: Sequence[int], sigma: Tensor) -> Tensor:
+        """(B, *shape): where sampling starts at level `sigma`. sqrt(1 + sigma^2), since data of unit variance lie under the noise."""
+        return self.draw(shape, sigma.device) * (1 + sigma.square()).sqrt()

@@ -106,14 +106,14 @@ def imagenet(image: Tensor) -> Tensor:
     return ((image + 1) / 2 - mean) / std
 
 
-def load_encoder(name: str, offline: bool = False) -> Encoder:
+def load_encoder(name: str) -> Encoder:
     """The encoder that `name` says, frozen. Raises UserError."""
     kind, sign, path = name.partition(":")
     try:
         if sign and kind in ("inception_v3", "vgg19"):
             encoder: Encoder = TorchvisionEncoder(kind, Path(path))
         else:
-            folder = locate(name, offline)
+            folder = locate(name)
             is_judge = read_json(folder / "config.json").get("model") == "window_segmenter"
             encoder = JudgeEncoder(folder) if is_judge else TransformersEncoder(folder)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:

@@ -22,6 +22,8 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.models.locate import locate
+from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch, Trainable
 
 AutoencoderModel = Any  # AutoencoderKL | VQModel, which carry no types
@@ -117,6 +119,17 @@ def load_autoencoder(folder: Path) -> AutoencoderModel:
     raise UserError(f"{folder} holds no AutoencoderKL or VQModel: train one with `polypforge train first_stage`.")
 
 
+def frozen_first_stage(where: str, shape: FirstStageConfig) -> Autoencoder:
+    """The autoencoder at `where` (folder, hub id, starter:NAME); under `torch.device("meta")` one of that shape. Raises UserError."""
+    if torch.empty(0).is_meta:
+        return Autoencoder(build_autoencoder(shape))
+    if not where:
+        raise UserError(
+            "latents need a first stage: train one (polypforge train first_stage) and name it with --set model.first_stage=FOLDER."
+        )
+    return Autoencoder(load_autoencoder(locate(where)))
+
+
 class FirstStage(Trainable):
     """Trains an autoencoder on random windows of frames at their native resolution."""
 
@@ -141,7 +154,7 @@ class FirstStage(Trainable):
             side = min(height, width) * float(np.exp(rng.uniform(np.log(0.25), 0.0)))
             window = random_window(rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height, side, 0.0, rng)
             images.append(window.crop(chosen.case.image, self.config.size_px))
-        return {"image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1}
+        return {"image": to_unit(np.stack(images))}
 
     def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
         return {"image": (count, 3, self.config.size_px, self.config.size_px)}

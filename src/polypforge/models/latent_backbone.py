@@ -103,18 +103,18 @@ class LatentBackbone(nn.Module):
         return getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")
 
 
-def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str], control: bool, offline: bool = False) -> LatentBackbone:
+def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str], control: bool) -> LatentBackbone:
     """in_channels: 9 for inpainting weights, 4 for plain ones. words: what a text encoder learned from scratch will know.
 
     Under `torch.device("meta")` nothing is read but the architecture. Raises UserError when the weights don't fit.
     """
     if config.weights and not _on_meta():
-        return load_backbone(locate(config.weights, offline), in_channels, control, config)
+        return load_backbone(locate(config.weights), in_channels, control, config)
     settings = architecture(config.architecture)
     if _on_meta() or not config.first_stage:
         vae = AutoencoderKL(**_tuples(settings["vae"]) | _vae_blocks(settings["vae"]))
     else:
-        vae = load_autoencoder(locate(config.first_stage, offline))  # type: ignore[assignment]
+        vae = load_autoencoder(locate(config.first_stage))  # type: ignore[assignment]
     unet = UNet2DConditionModel(**_tuples(settings["unet"]), in_channels=in_channels, out_channels=vae.config.latent_channels)
     pretrained = "vocab_size" in settings["text"][0]
     if pretrained:

@@ -20,14 +20,12 @@ class LatentCache:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes, self.used = max_bytes, 0
-        self.hits = self.misses = 0
         self._stored: OrderedDict[int, Tensor] = OrderedDict()
 
     def get(self, keys: Tensor, images: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Latents of `images` (B, 3, H, W) with content keys (B,) int64; only unknown ones are encoded, in one batch."""
         wanted = keys.tolist()
         missing = [i for i, key in enumerate(wanted) if key not in self._stored]
-        self.hits, self.misses = self.hits + len(wanted) - len(missing), self.misses + len(missing)
         fresh: dict[int, Tensor] = {}
         if missing:
             found = encode(images[missing]).to("cpu", torch.float16)

@@ -12,17 +12,15 @@ STARTER = "starter:"
 NOT_USED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*"]  # parts of Stable Diffusion repositories that no recipe reads
 
 
-class _Offline:
-    """Set once by a command that was told never to touch the network, for models that name other models."""
+class _Network:
+    """Set by each command, also for the models that a model names in its turn."""
 
-    always = False
-
-
-_offline = _Offline()
+    forbidden = False
 
 
-def forbid_network() -> None:
-    _offline.always = True
+def set_offline(offline: bool) -> None:
+    """Whether anything may be fetched until this is said again."""
+    _Network.forbidden = offline
 
 
 def starter_root() -> Path:
@@ -65,10 +63,10 @@ def _from_hub(model: str, offline: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model"], local_files_only=offline or _offline.always))
+        folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model"], local_files_only=offline))
         # Beside a pipeline's parts lie single-file copies of gigabytes that nothing reads.
         weights = "*/*.safetensors" if (folder / "model_index.json").is_file() else "*.safetensors"
-        snapshot_download(model, allow_patterns=[weights], ignore_patterns=NOT_USED, local_files_only=offline or _offline.always)
+        snapshot_download(model, allow_patterns=[weights], ignore_patterns=NOT_USED, local_files_only=offline)
         return folder
     except LocalEntryNotFoundError:
         raise UserError(f"{model} is not in the local cache: fetch it once with `hf download {model}` where there is a network.") from None

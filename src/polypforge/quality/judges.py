@@ -19,6 +19,7 @@ from polypforge.core.files import read_json
 from polypforge.core.types import Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch, Trainable
 
 JUDGES = {
@@ -45,7 +46,7 @@ class Judge(Trainable):
         drawn = [draw_window(pool[rng.integers(len(pool))], self.config, rng) for _ in range(batch_size)]
         images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
         return {
-            "image": to_input(images),
+            "image": to_unit(images),
             "mask": torch.from_numpy(masks).float()[:, None],
             "field": torch.from_numpy(fields).float()[:, None],
         }
@@ -115,8 +116,3 @@ def overlap_losses(found: Tensor, truth: Tensor) -> dict[str, float]:
     iou = (both / either.clamp_min(1))[holds].mean()
     false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
     return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}
-
-
-def to_input(windows: NDArray[np.uint8]) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
-    return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -20,12 +20,12 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.schedules import Schedule
-from polypforge.models.first_stage import Autoencoder, FirstStageConfig, build_autoencoder, load_autoencoder
-from polypforge.models.locate import locate
+from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
+from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Batch
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
-from polypforge.quality.judges import Judge, overlap_losses, to_input
+from polypforge.quality.judges import Judge, overlap_losses
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LatentSegmenter(Judge):
         super().__init__()
         self.config = config
         self.diffusion = GaussianDiffusion(config.diffusion)
-        self.vae = vae or _first_stage(config)
+        self.vae = vae or frozen_first_stage(config.first_stage, config.first_stage_shape)
         if self.vae.factor != 2 ** len(config.vision):
             raise UserError(f"the first stage shrinks by {self.vae.factor}: give the vision encoder as many halvings (model.vision).")
         latents = self.vae.channels
@@ -121,7 +121,7 @@ class LatentSegmenter(Judge):
         """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
         self.eval()
         device = next(self.unet.parameters()).device
-        image = to_input(windows).to(device).contiguous(memory_format=torch.channels_last)
+        image = to_unit(windows).to(device).contiguous(memory_format=torch.channels_last)
         with fast_inference(device):
             chance = self._single_step(image).float() + self._single_step(image.flip(-1)).float().flip(-1)
         return (chance[:, 0] / 2).cpu().numpy()
@@ -149,9 +149,3 @@ class LatentSegmenter(Judge):
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
         return model
-
-
-def _first_stage(config: LatentSegmenterConfig) -> Autoencoder:
-    if torch.empty(0).is_meta:
-        return Autoencoder(build_autoencoder(config.first_stage_shape))
-    return Autoencoder(load_autoencoder(locate(config.first_stage)))

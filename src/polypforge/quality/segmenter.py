@@ -23,8 +23,9 @@ from torch import Tensor
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
+from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch
-from polypforge.quality.judges import Judge, overlap_losses, to_input
+from polypforge.quality.judges import Judge, overlap_losses
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class WindowSegmenter(Judge):
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
         self.eval()
-        image = to_input(windows).to(next(self.parameters()).device).contiguous(memory_format=torch.channels_last)
+        image = to_unit(windows).to(next(self.parameters()).device).contiguous(memory_format=torch.channels_last)
         chance = torch.sigmoid(self.net(image).float()) + torch.sigmoid(self.net(image.flip(-1)).float()).flip(-1)
         return (chance[:, 0] / 2).cpu().numpy()
 

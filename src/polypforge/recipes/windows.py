@@ -16,6 +16,7 @@ from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask
 from polypforge.core.window import Window, around_mask
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, components, erode, polygon_mask, region_mask
+from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Job
 
 REPAINTED = 0.95  # share of a lesion's visible part that a region must cover for the lesion to be gone
@@ -159,21 +160,6 @@ def square_around(region: Mask) -> Window | None:
     x = float(np.clip((x0 + x1 - 1) / 2, side / 2 - 0.5, width - 0.5 - side / 2))
     y = float(np.clip((y0 + y1 - 1) / 2, side / 2 - 0.5, height - 0.5 - side / 2))
     return Window(x, y, float(side))
-
-
-def to_unit(images: NDArray[np.uint8]) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_planes(masks: Sequence[Mask]) -> Tensor:
-    """N masks (S, S) -> (N, 1, S, S) float32 in {0, 1}."""
-    return torch.from_numpy(np.stack(masks)).float()[:, None]
-
-
-def to_pixels(unit: Tensor) -> NDArray[np.uint8]:
-    """(N, 3, S, S) in [-1, 1] -> (N, S, S, 3) uint8."""
-    return ((unit.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def channels_last(unit: Tensor) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
-from polypforge.models.locate import forbid_network, locate, weights_hash
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
 from polypforge.quality.judges import Judge, load_judge
 from polypforge.recipes import Recipe, load_recipe
@@ -82,8 +82,7 @@ def expand(
         raise UserError(f"--num is {num}: ask for at least one synthetic case.")
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
-    if offline:
-        forbid_network()
+    set_offline(offline)
     gate = gate_config(min_iou)
     judge_folder = locate(judge_model, offline)
     source = generator_source(recipe, model, offline)

@@ -13,7 +13,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import write_jsonl
 from polypforge.data.folder import METADATA
 from polypforge.generation.writer import CaseStore, read_requests
-from polypforge.models.locate import forbid_network, locate, weights_hash
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.gate import GateConfig, Verdict, judge
 from polypforge.quality.judges import load_judge
 from polypforge.workflows.device import device_of
@@ -28,8 +28,7 @@ def gate_folder(
     """
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
-    if offline:
-        forbid_network()
+    set_offline(offline)
     config = gate_config(min_iou)
     judge_folder = locate(model, offline)
     segmenter = load_judge(judge_folder).to(device_of(device))

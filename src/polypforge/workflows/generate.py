@@ -13,7 +13,7 @@ from polypforge.core.files import read_jsonl
 from polypforge.core.types import Request
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
-from polypforge.models.locate import forbid_network, locate, weights_hash
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.recipes import load_recipe
 from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import fingerprint_of, keep_report, open_checked
@@ -41,8 +41,7 @@ def generate_cases(
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
         raise UserError(f"--num is {num}: ask for at least one case.")
-    if offline:
-        forbid_network()
+    set_offline(offline)
     part, parts = parse_shard(shard)
     folder = locate(model, offline)
     requests = read_requests(requests_file) if requests_file else []
@@ -72,7 +71,7 @@ def generate_cases(
     write_requests(out / "requests.jsonl", requests)
     store = CaseStore(out)
     provenance = {
-        "recipe": getattr(recipe, "name", ""),
+        "recipe": recipe.name,
         "model": model,
         "weights": settings["weights"],
         "data": fingerprint_of(opened.source),

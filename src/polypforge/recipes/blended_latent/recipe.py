@@ -8,24 +8,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from polypforge.core.types import Mask
-from polypforge.diffusion.gaussian import Errors
 from polypforge.masks.pseudo import lesion_region
 from polypforge.models.latent_backbone import LatentBackbone
-from polypforge.recipes.base import Job
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
-from polypforge.recipes.latent_inpainting.recipe import BLEND, LatentInpainting, Seen, is_normal
-
-POLYP_PROMPT, NORMAL_PROMPT = "polyp", "normal mucosa"
+from polypforge.recipes.latent_inpainting.recipe import BLEND, LatentInpainting, Seen
 
 
 class BlendedLatent(LatentInpainting):
     name: ClassVar[str] = "blended_latent"
     config_class: ClassVar[type] = LatentInpaintingConfig
     condition: ClassVar[str] = BLEND
-    words: ClassVar[tuple[str, ...]] = ("polyp", "normal", "mucosa")
 
     def __init__(self, config: LatentInpaintingConfig, backbone: LatentBackbone | None = None) -> None:
         super().__init__(config, backbone)
@@ -35,11 +29,5 @@ class BlendedLatent(LatentInpainting):
     def draw(self, seen: Seen, rng: np.random.Generator) -> tuple[Mask, Mask, str] | None:
         """Plain text-to-image examples: the region is of no matter to the objective, the prompt says whether the window shows a polyp."""
         if seen.lesion.sum() < 12:
-            return seen.field, np.zeros_like(seen.lesion), NORMAL_PROMPT
-        return lesion_region(seen.lesion, seen.field, rng, seen.exact), seen.lesion, POLYP_PROMPT
-
-    def objective(self, errors: Errors, region: Tensor, lesion: Tensor, clean: Tensor) -> Tensor:
-        return errors.mean()
-
-    def default_prompt(self, job: Job) -> str:
-        return NORMAL_PROMPT if is_normal(job) else POLYP_PROMPT
+            return seen.field, np.zeros_like(seen.lesion), self.normal_prompt
+        return lesion_region(seen.lesion, seen.field, rng, seen.exact), seen.lesion, self.polyp_prompt

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polypforge.core.config import from_dict
-from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import seed_from
 from polypforge.core.types import Case, Mask
@@ -26,13 +25,13 @@ from polypforge.diffusion.samplers import SAMPLERS, ddim
 from polypforge.diffusion.schedules import Schedule
 from polypforge.masks.pseudo import is_speck
 from polypforge.masks.shapes import components
-from polypforge.models.first_stage import Autoencoder, FirstStageConfig, build_autoencoder, load_autoencoder
-from polypforge.models.locate import locate
+from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
+from polypforge.models.pixels import to_pixels, to_planes
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
 from polypforge.recipes.base import Batch, Job
 from polypforge.recipes.mask_to_frame import MaskToFrame, asked_mask
-from polypforge.recipes.windows import to_pixels, to_planes, whole_frame
+from polypforge.recipes.windows import whole_frame
 
 MASK_TRIES = 8  # masks drawn for one request before giving up
 FULL = 0.9  # share of the frame from which on a mask is no lesion any more
@@ -90,7 +89,7 @@ class CondPolypDiff(MaskToFrame):
         self.config = config
         self.mask_diffusion, self.image_diffusion = GaussianDiffusion(config.mask_diffusion), GaussianDiffusion(config.image_diffusion)
         self.mask_unet = mask_unet or build_unet(config.mask_unet, 1, config.mask_diffusion.outputs, conditional=False)
-        self.vae = vae or _first_stage(config)
+        self.vae = vae or frozen_first_stage(config.first_stage, config.first_stage_shape)
         latents = self.vae.channels
         self.image_unet = image_unet or build_unet(
             config.image_unet, latents + 3, latents * config.image_diffusion.outputs, conditional=False
@@ -159,7 +158,7 @@ class CondPolypDiff(MaskToFrame):
         config, device = self.config, next(self.mask_unet.parameters()).device
         noise = SampleNoise(seeds)
         sigmas = self.mask_diffusion.spaced(config.mask_steps).to(device)
-        x = noise.draw((1, config.mask_px, config.mask_px), device) * (1 + sigmas[0].square()).sqrt()
+        x = noise.start((1, config.mask_px, config.mask_px), sigmas[0])
         with fast_inference(device):
             drawn = SAMPLERS["ancestral"](self.mask_diffusion.denoiser(self._mask_network, clip=True), x, sigmas, None, noise)
         size = (config.size_px, config.size_px)
@@ -180,7 +179,7 @@ class CondPolypDiff(MaskToFrame):
         noise = SampleNoise(seeds, "image")
         sigmas = self.image_diffusion.spaced(config.image_steps).to(device)
         side = config.size_px // self.vae.factor
-        x = noise.draw((self.vae.channels, side, side), device) * (1 + sigmas[0].square()).sqrt()
+        x = noise.start((self.vae.channels, side, side), sigmas[0])
         with fast_inference(device):
             denoise = self.image_diffusion.denoiser(self._image_network)
             latents = ddim(config.eta)(denoise, x, sigmas, to_planes(masks).to(device), noise)
@@ -207,17 +206,6 @@ class CondPolypDiff(MaskToFrame):
 
 def _names_mask(job: Job) -> bool:
     return job.case is not None and bool(job.request.lesion or (job.case.mask is not None and job.case.mask.any()))
-
-
-def _first_stage(config: CondPolypDiffConfig) -> Autoencoder:
-    if torch.empty(0).is_meta:
-        return Autoencoder(build_autoencoder(config.first_stage_shape))
-    if not config.first_stage:
-        raise UserError(
-            "cond_polyp_diff works in the latents of a first stage: train one (polypforge train first_stage) and name it with "
-            "--set model.first_stage=FOLDER."
-        )
-    return Autoencoder(load_autoencoder(locate(config.first_stage)))
 
 
 def _save_conv(layer: nn.Conv2d, path: Path) -> None:

@@ -8,18 +8,14 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from polypforge.core.console import console
 from polypforge.core.types import Case, Mask
 from polypforge.data.prepared import Prepared
-from polypforge.diffusion.gaussian import Errors
 from polypforge.masks.pseudo import lesion_free_region, lesion_region
-from polypforge.recipes.base import Job
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
-from polypforge.recipes.latent_inpainting.recipe import CONTROL, LatentInpainting, Seen, is_normal
+from polypforge.recipes.latent_inpainting.recipe import CONTROL, LatentInpainting, Seen
 
-POLYP_PROMPT, NORMAL_PROMPT = "polyp", "normal mucosa"
 FOCUS_PX = 256
 
 
@@ -34,7 +30,6 @@ class ControlInpaint(LatentInpainting):
     name: ClassVar[str] = "control_inpaint"
     config_class: ClassVar[type] = ControlInpaintConfig
     condition: ClassVar[str] = CONTROL
-    words: ClassVar[tuple[str, ...]] = ("polyp", "normal", "mucosa")
     config: ControlInpaintConfig
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
@@ -46,15 +41,9 @@ class ControlInpaint(LatentInpainting):
     def draw(self, seen: Seen, rng: np.random.Generator) -> tuple[Mask, Mask, str] | None:
         if seen.lesion.sum() < 12:
             free = lesion_free_region(seen.field, seen.lesions, rng, (0.15 * len(seen.field), 0.5 * len(seen.field)))
-            return None if free is None else (free, np.zeros_like(seen.lesion), NORMAL_PROMPT)
+            return None if free is None else (free, np.zeros_like(seen.lesion), self.normal_prompt)
         region = lesion_region(seen.lesion, seen.field, rng, seen.exact)
-        return region, seen.lesion & region, POLYP_PROMPT
-
-    def objective(self, errors: Errors, region: Tensor, lesion: Tensor, clean: Tensor) -> Tensor:
-        return errors.mean()
-
-    def default_prompt(self, job: Job) -> str:
-        return NORMAL_PROMPT if is_normal(job) else POLYP_PROMPT
+        return region, seen.lesion & region, self.polyp_prompt
 
 
 def focus(prepared: Prepared) -> float:

@@ -12,7 +12,8 @@ from sklearn.cluster import KMeans
 from polypforge.core.errors import UserError
 from polypforge.data.prepared import Prepared
 from polypforge.models.encoders import Encoder
-from polypforge.recipes.windows import square_window, to_unit
+from polypforge.models.pixels import to_unit
+from polypforge.recipes.windows import square_window
 
 LOOK_PX = 256
 BATCH = 16

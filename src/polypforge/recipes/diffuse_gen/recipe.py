@@ -17,11 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polypforge.core.config import from_dict
-from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Mask
-from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.data.prepared import Prepared, random_window
 from polypforge.diffusion.gaussian import GaussianDiffusion
 from polypforge.diffusion.loss_guidance import LossGuided
 from polypforge.diffusion.noise import SampleNoise
@@ -29,6 +28,7 @@ from polypforge.diffusion.repaint import keep_known, repaint_sigmas
 from polypforge.diffusion.samplers import ancestral
 from polypforge.masks.shapes import dilate
 from polypforge.models.encoders import Encoder, load_encoder
+from polypforge.models.pixels import to_planes, to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import apply_discrete_unet, build_unet
 from polypforge.recipes.base import Batch, Job, Recipe
@@ -36,17 +36,8 @@ from polypforge.recipes.colour_transfer import colour_transfer
 from polypforge.recipes.diffuse_gen.clusters import cluster_centres, features, nearest_centre
 from polypforge.recipes.diffuse_gen.config import DiffuseGenConfig
 from polypforge.recipes.diffuse_gen.styling import StylingLoss, unet_features
-from polypforge.recipes.windows import (
-    View,
-    asked_lesion,
-    channels_last,
-    finished,
-    remaining,
-    square_around,
-    square_window,
-    to_planes,
-    to_unit,
-)
+from polypforge.recipes.mask_to_frame import with_lesions
+from polypforge.recipes.windows import View, asked_lesion, channels_last, finished, remaining, square_around, square_window
 
 PAPER_PX = 256
 STATE = 4
@@ -78,10 +69,7 @@ class DiffuseGen(Recipe):
 
     def fit(self, cases: Sequence[Case]) -> None:
         if self.config.models == "per_cluster":
-            members = [prepare(c) for c in cases if c.mask is not None and c.mask.any()]
-            if not members:
-                raise UserError("diffuse_gen learns from masks: no case of the data has one that shows a lesion.")
-            rows = features(self._encoder(self.config.features), members)
+            rows = features(self._encoder(self.config.features), with_lesions(cases, self.name))
             config = self.config
             self.centres = torch.from_numpy(cluster_centres(rows, config.clusters, config.smallest_cluster, config.cluster_seed))
 
@@ -91,9 +79,7 @@ class DiffuseGen(Recipe):
         return self._encoders[name].to(next(self.parameters()).device)
 
     def prepare(self, cases: Sequence[Case]) -> list[Member]:
-        usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
-        if cases and not usable:
-            raise UserError("diffuse_gen learns from masks: no case of the data has one that shows a lesion.")
+        usable = with_lesions(cases, self.name)
         assigned = np.zeros(len(usable), np.int64)
         if self.centres is not None and usable:
             assigned = nearest_centre(features(self._encoder(self.config.features), usable), self.centres.numpy())
@@ -178,7 +164,7 @@ class DiffuseGen(Recipe):
         known = torch.cat([image, old * 2 - 1], 1)
         noise = SampleNoise([j.request.seed for j in jobs])
         levels = self.diffusion.spaced(config.steps).to(device)
-        x = noise.draw((STATE, config.size_px, config.size_px), device) * (1 + levels[0].square()).sqrt()
+        x = noise.start((STATE, config.size_px, config.size_px), levels[0])
         denoise = self.diffusion.denoiser(self._network(cluster), clip=True)
         with fast_inference(device):
             path = repaint_sigmas(levels, config.jump_length, config.resamples)

@@ -17,6 +17,7 @@ from polypforge.core.config import from_dict
 from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.models.attribute_embedding import AttributeEmbedding
+from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
@@ -47,9 +48,8 @@ class Forge(Recipe):
         def planes(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(e, name) for e in examples])).float()[:, None]
 
-        image = torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2).float() / 127.5 - 1
         return {
-            "image": image.contiguous(),
+            "image": to_unit(np.stack([e.image for e in examples])).contiguous(),
             "mask": planes("mask"),
             "region": planes("region"),
             "field": planes("field"),

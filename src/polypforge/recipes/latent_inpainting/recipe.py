@@ -30,15 +30,16 @@ from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known
 from polypforge.diffusion.samplers import SAMPLERS, ddim
-from polypforge.masks.shapes import bounding_box, box_mask
+from polypforge.masks.shapes import bounding_box, box_mask, enlarge
 from polypforge.models.fill import smooth_fill
 from polypforge.models.latent_backbone import BackboneConfig, LatentBackbone, build_backbone, load_backbone
 from polypforge.models.latent_cache import LatentCache
+from polypforge.models.pixels import to_planes, to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
 from polypforge.recipes.latent_inpainting.schedule import diffusion_of
-from polypforge.recipes.windows import View, asked_lesion, channels_last, finished, to_planes, to_unit
+from polypforge.recipes.windows import View, asked_lesion, channels_last, finished
 
 MISSES = 200  # windows without a usable region, for each example, before giving up
 CHANNELS, BLEND, CONTROL = "channels", "blend", "control"
@@ -73,7 +74,9 @@ class LatentInpainting(Recipe):
     needs: ClassVar[frozenset[str]] = frozenset({"background", "mask", "prompt"})
     removes: ClassVar[bool] = True
     condition: ClassVar[str] = CHANNELS
-    words: ClassVar[tuple[str, ...]] = ()
+    polyp_prompt: ClassVar[str] = "polyp"
+    normal_prompt: ClassVar[str] = "normal mucosa"
+    words: ClassVar[tuple[str, ...]] = ("polyp", "normal", "mucosa")  # what a text encoder learned from scratch knows
     config: LatentInpaintingConfig
 
     def __init__(self, config: LatentInpaintingConfig, backbone: LatentBackbone | None = None) -> None:
@@ -94,9 +97,9 @@ class LatentInpainting(Recipe):
     def draw(self, seen: Seen, rng: np.random.Generator) -> tuple[Mask, Mask, str] | None:
         """(region to repaint, lesion in it, prompt) for a window; None when nothing fits."""
 
-    @abstractmethod
     def objective(self, errors: Errors, region: Tensor, lesion: Tensor, clean: Tensor) -> Tensor:
         """The loss, from errors of each latent element; region and lesion are (B, 1, h, w) in {0, 1}, clean the true latents."""
+        return errors.mean()
 
     def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; region, lesion, field (B, 1, S, S); ids (B, E, L) tokens; key (B,) int64."""
@@ -196,8 +199,8 @@ class LatentInpainting(Recipe):
         """The request's own prompt, or the one that its label and attributes mean to this recipe."""
         return job.request.prompt or self.default_prompt(job)
 
-    @abstractmethod
-    def default_prompt(self, job: Job) -> str: ...
+    def default_prompt(self, job: Job) -> str:
+        return self.normal_prompt if is_normal(job) else self.polyp_prompt
 
     def negative_prompt(self) -> str:
         return self.config.negative_prompt
@@ -229,15 +232,15 @@ class LatentInpainting(Recipe):
         known = self._known(image, region, lesion, field)
         small = F.max_pool2d(region, backbone.vae.factor)
         side = config.size_px // backbone.vae.factor
-        x = noise.draw((backbone.vae.channels, side, side), image.device)
-        after = None
+        shape = (backbone.vae.channels, side, side)
+        source, after = None, None
         if self.condition != CHANNELS:  # the surroundings are kept by blending them in after every step
             source = backbone.vae.encode(self._masked(image, region, field) if config.fill == "smooth" else image)
             after = keep_known(source, small, noise)
             sigmas = sigmas[int(config.skip * config.steps) :]
-            x = source + sigmas[0] * x if config.skip else x * (1 + sigmas[0].square()).sqrt()
-        else:
-            x = x * (1 + sigmas[0].square()).sqrt()
+        # With the first steps left out the source lies under the noise; else nothing is known of it.
+        skipped = source is not None and config.skip > 0
+        x = source + sigmas[0] * noise.draw(shape, image.device) if skipped else noise.start(shape, sigmas[0])
         asked, null = (self._text(p, image.device) | known for p in (prompts, [self.negative_prompt()] * len(prompts)))
         denoise = guided(self.diffusion.denoiser(backbone.network), config.guidance)
         sample = ddim(config.eta) if config.sampler == "ddim" else SAMPLERS[config.sampler]
@@ -300,9 +303,7 @@ def enlarged_box(lesion: Mask, margin_px: float, shape: tuple[int, int]) -> Mask
     """The bounding box of a lesion, `margin_px` wider on each side and clipped to the frame; nothing for no lesion."""
     if not lesion.any():
         return np.zeros(shape, bool)
-    x0, y0, x1, y1 = bounding_box(lesion)
-    margin = round(margin_px)
-    return box_mask((max(0, x0 - margin), max(0, y0 - margin), min(shape[1], x1 + margin), min(shape[0], y1 + margin)), shape)
+    return box_mask(enlarge(bounding_box(lesion), round(margin_px), shape), shape)
 
 
 def is_normal(job: Job) -> bool:

@@ -19,11 +19,12 @@ from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS
 from polypforge.diffusion.schedules import Schedule
+from polypforge.models.pixels import to_pixels, to_planes
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
 from polypforge.recipes.base import Batch, Job
 from polypforge.recipes.mask_to_frame import MaskToFrame, asked_mask
-from polypforge.recipes.windows import to_pixels, to_planes, whole_frame
+from polypforge.recipes.windows import whole_frame
 
 PAPER_UNET = UNetShape(
     (64, 64, 128, 128, 256, 256), (False, False, False, False, True, False), layers=2, patch_px=1, head_dim=16, mid_attention=True
@@ -77,7 +78,7 @@ class PolypDDPM(MaskToFrame):
         masks = [asked_mask(job, config.size_px) for job in jobs]
         noise = SampleNoise([j.request.seed for j in jobs])
         sigmas = self.diffusion.spaced(config.steps).to(device)
-        x = noise.draw((3, config.size_px, config.size_px), device) * (1 + sigmas[0].square()).sqrt()
+        x = noise.start((3, config.size_px, config.size_px), sigmas[0])
         with fast_inference(device):
             denoise = self.diffusion.denoiser(self._network, clip=True)
             images = to_pixels(SAMPLERS[config.sampler](denoise, x, sigmas, to_planes(masks).to(device), noise))

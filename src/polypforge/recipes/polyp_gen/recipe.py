@@ -13,9 +13,8 @@ from polypforge.core.types import Mask
 from polypforge.diffusion.gaussian import Errors
 from polypforge.masks.pseudo import POLYGONS, lesion_free_region
 from polypforge.masks.shapes import bounding_box, components, dilate
-from polypforge.recipes.base import Job
 from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
-from polypforge.recipes.latent_inpainting.recipe import LatentInpainting, Seen, enlarged_box, is_normal
+from polypforge.recipes.latent_inpainting.recipe import LatentInpainting, Seen, enlarged_box
 from polypforge.recipes.windows import View
 
 POLYP_PROMPT, NORMAL_PROMPT = "Polyp", "Normal"
@@ -60,6 +59,8 @@ def lesion_guided(errors: Errors, lesion: Tensor, weight: float) -> Tensor:
 class PolypGen(LatentInpainting):
     name: ClassVar[str] = "polyp_gen"
     config_class: ClassVar[type] = PolypGenConfig
+    polyp_prompt: ClassVar[str] = POLYP_PROMPT
+    normal_prompt: ClassVar[str] = NORMAL_PROMPT
     words: ClassVar[tuple[str, ...]] = ("polyp", "normal")
     config: PolypGenConfig
 
@@ -87,9 +88,6 @@ class PolypGen(LatentInpainting):
 
     def objective(self, errors: Errors, region: Tensor, lesion: Tensor, clean: Tensor) -> Tensor:
         return lesion_guided(errors, lesion, self.config.lesion_weight)
-
-    def default_prompt(self, job: Job) -> str:
-        return NORMAL_PROMPT if is_normal(job) else POLYP_PROMPT
 
     def region_of(self, view: View, lesion: Mask) -> Mask:
         """The asked lesion's box (or its outline, where the model was trained so) with 15 px around it, if the request allows."""

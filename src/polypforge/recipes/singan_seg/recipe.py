@@ -25,10 +25,11 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
 from polypforge.diffusion.noise import SampleNoise
+from polypforge.models.pixels import to_pixels, to_planes, to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.colour_transfer import colour_transfer
 from polypforge.recipes.singan_seg.networks import STATE, Scale, gradient_penalty, resized, sizes
-from polypforge.recipes.windows import main_part, square_window, to_pixels, to_planes, to_unit, whole_frame
+from polypforge.recipes.windows import main_part, square_window, whole_frame
 
 
 @dataclass(frozen=True)
