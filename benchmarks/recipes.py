@@ -38,7 +38,8 @@ from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.loop import Trainer
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.plan import make_planner
-from polypforge.workflows.train import build, read_settings
+from polypforge.workflows.train import read_settings
+from polypforge.workflows.trainables import build
 
 BATCH = 8
 

@@ -7,7 +7,8 @@ from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.models.latent_backbone import architecture
 from polypforge.training.config import TrainingConfig
-from polypforge.workflows.train import PhantomMix, build, shipped_config, trainable_names
+from polypforge.workflows.train import PhantomMix
+from polypforge.workflows.trainables import build, shipped_config, trainable_names
 
 SHIPPED = [(n, s) for n in trainable_names() for s in ("starter", "paper") if shipped_config(n, s).is_file()]
 UNTRAINED = ("copy_paste", "folder")

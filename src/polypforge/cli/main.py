@@ -69,7 +69,7 @@ def expand(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe, a judge (window_segmenter, latent_segmenter), or first_stage.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe, a judge (window_segmenter, latent_segmenter), first_stage or frame_encoder.")],
     out: Annotated[Path | None, typer.Option(help="Run folder. The same command resumes it.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="A data set; may be given several times.")] = None,
     config: Annotated[
@@ -80,6 +80,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; touches neither data nor weights.")] = False,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    offline: Offline = False,
     as_json: JsonOut = False,
 ) -> None:
     """Train a recipe, a judge or the first stage. Checkpoints, validation, previews and TensorBoard logs go to the run folder."""
@@ -112,6 +113,7 @@ def train(
         budget_seconds=duration(budget),
         device=device,
         skip_bad=skip_bad,
+        offline=offline,
     )
     emit(
         result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}"

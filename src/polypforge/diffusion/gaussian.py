@@ -21,13 +21,15 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 @dataclass(frozen=True)
 class DiffusionConfig:
     """prediction: what the network estimates (epsilon, v, x0). learned_variance: it also gives the variance (twice the channels), which
-    the variational bound trains. loss: mse or l1. snr_gamma: weight by min(SNR, gamma) (Hang et al. 2023), or null."""
+    the variational bound trains. loss: mse or l1. snr_gamma: an error in x0 weighs min(SNR, gamma) (Hang et al. 2023); null: as the prediction
+    has it. snr_floor: but no less than this (Salimans & Ho 2022 take 1), so that short trainings learn a picture's layout, too."""
 
     schedule: Schedule = field(default_factory=Schedule)
     prediction: str = "epsilon"
     learned_variance: bool = False
     loss: str = "mse"
     snr_gamma: float | None = None
+    snr_floor: float = 0.0
 
     @property
     def outputs(self) -> int:
@@ -39,6 +41,8 @@ class DiffusionConfig:
             raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)}; loss is mse or l1")
         if self.snr_gamma is not None and self.snr_gamma <= 0:
             raise ValueError("snr_gamma must be positive, or null")
+        if self.snr_floor < 0 or (self.snr_floor and (self.snr_gamma is None or self.snr_floor > self.snr_gamma)):
+            raise ValueError("snr_floor lies between 0 and snr_gamma, which it needs")
 
 
 class Errors(NamedTuple):
@@ -70,7 +74,7 @@ class GaussianDiffusion:
             times = torch.randint(len(self.signal), (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         signal = self.signal[times].view(-1, 1, 1, 1).to(clean.device)
-        state = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        state = self.noised(clean, noise, times)
         raw = network(state, times.to(clean.device), cond).float()
         estimate, share = self._split(raw)
         target = _target(self.config.prediction, clean, noise, signal)
@@ -84,6 +88,15 @@ class GaussianDiffusion:
             # An error in x0 counts by the SNR in the bound: without the cap it rules all else.
             bound = bound * self._snr_share(times).to(clean.device)
         return Errors(each, self._snr_weight(times).to(clean.device), guess, bound, signal)
+
+    def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """The unit-variance state at integer times (B,)."""
+        signal = self.signal[times.cpu()].view(-1, 1, 1, 1).to(clean.device)
+        return signal.sqrt() * clean + (1 - signal).sqrt() * noise
+
+    def at(self, share: float, count: int) -> Tensor:
+        """(count,) the integer time that lies at this share of the schedule."""
+        return torch.full((count,), round(share * (len(self.signal) - 1)), dtype=torch.long)
 
     def _split(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
         """(prediction, share of log beta in the log variance or None)."""
@@ -103,21 +116,19 @@ class GaussianDiffusion:
         return ratio.clamp_max(self.config.snr_gamma) / ratio
 
     def _snr_weight(self, times: Tensor) -> Tensor:
-        """The same for what the network predicts (Hang et al. 2023, table 1); 1 without gamma."""
-        share, ratio = self._snr_share(times), self._snr(times)
-        if self.config.snr_gamma is None or self.config.prediction == "epsilon":
-            return share
-        return share * ratio / (ratio + 1) if self.config.prediction == "v" else share * ratio
+        """Of what the network predicts (Hang et al. 2023, table 1); 1 without gamma."""
+        if self.config.snr_gamma is None:
+            return torch.ones_like(self.signal[times])
+        ratio = self._snr(times)
+        weight = ratio.clamp(self.config.snr_floor, self.config.snr_gamma)
+        return weight / {"x0": torch.ones_like(ratio), "v": ratio + 1, "epsilon": ratio}[self.config.prediction]
 
     @torch.no_grad()
     def validation(self, network: Network, clean: Tensor, cond: Any, seed: int, name: str = "error") -> dict[str, float]:
         """Mean error at fixed times with fixed noise."""
         generator = torch.Generator().manual_seed(seed)
-        last = len(self.signal) - 1
         return {
-            f"{name}@{share}": float(
-                self.errors(network, clean, cond, generator, torch.full((len(clean),), round(share * last), dtype=torch.long)).each.mean()
-            )
+            f"{name}@{share}": float(self.errors(network, clean, cond, generator, self.at(share, len(clean))).each.mean())
             for share in VALIDATION_TIMES
         }
 

@@ -85,7 +85,8 @@ def ddim_step(
     added = eta**2 * least
     keep = ((then.square() - added).clamp_min(0)).sqrt() / now
     mean = clean + keep * (x - clean)
-    spread = (added.log() if share is None else interpolated_log_variance(share, now, then)).mul(0.5).exp()
+    # Between the two bounds: a network that isn't trained to the end may say more, and the state would grow without end.
+    spread = (added.log() if share is None else interpolated_log_variance(share.clamp(0, 1), now, then)).mul(0.5).exp()
     return mean + spread * _needed(noise)(x) if eta > 0 else mean
 
 

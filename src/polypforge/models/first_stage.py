@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -133,7 +132,7 @@ def frozen_first_stage(where: str, shape: FirstStageConfig) -> Autoencoder:
 class FirstStage(Trainable):
     """Trains an autoencoder on random windows of frames at their native resolution."""
 
-    name = "first_stage"
+    name: ClassVar[str] = "first_stage"
     config_class = FirstStageConfig
 
     def __init__(self, config: FirstStageConfig, vae: AutoencoderModel | None = None) -> None:
@@ -193,7 +192,7 @@ class FirstStage(Trainable):
         folder.mkdir(parents=True, exist_ok=True)
         self.vae.register_to_config(scaling_factor=1.0 / (float(self.latent_std) or 1.0))
         self.vae.save_pretrained(folder / "vae")
-        (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ Batch = dict[str, Tensor]
 class Trainable(nn.Module, ABC):
     """`pool = prepare(cases)` once, then `training_batch(pool, size, rng)` and `loss(batch, generator)` at each step."""
 
+    name: ClassVar[str]
+    kind: ClassVar[str] = "model"  # the key of `name` in config.json
     config: Any  # the model's own frozen dataclass
     uses_all_parameters: bool = True  # in every step; where not, several processes must look for those left out
 
@@ -52,6 +56,11 @@ class Trainable(nn.Module, ABC):
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
         """Write `config.json` and the weights as safetensors."""
+
+    def save_config(self, folder: Path, **more: Any) -> None:
+        """`config.json`: which class this is, its configuration, and `more`."""
+        described = {self.kind: self.name, "config": asdict(self.config), **more}
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
     @classmethod
     @abstractmethod

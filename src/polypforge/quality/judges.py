@@ -6,9 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from polypforge.core.files import read_json
 from polypforge.core.types import Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.data.recolour import recolour
 from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch, Trainable
 
@@ -35,8 +35,7 @@ class Judge(Trainable):
     of training windows placed without regard to lesions).
     """
 
-    name: str
-    config_class: type
+    config_class: ClassVar[type]
 
     def prepare(self, cases) -> list[Prepared]:
         return [prepare(case) for case in cases if case.mask is not None]
@@ -93,20 +92,6 @@ def draw_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> tupl
         window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
     image, mask, field = chosen.look(window, config.window_px)
     return recolour(image, rng), mask, field
-
-
-def recolour(image: Image, rng: np.random.Generator) -> Image:
-    """Strong changes of colour, light, blur and noise, so that a judge relies on shape and relief."""
-    x = image.astype(np.float32) / 255
-    x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.25)))
-    x = x * rng.normal(1, 0.12, 3).astype(np.float32) + np.float32(rng.normal(0, 0.04))
-    grey = x.mean(-1, keepdims=True)
-    x = grey + (x - grey) * np.float32(rng.uniform(0.6, 1.4))
-    if rng.random() < 0.3:
-        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
-    if rng.random() < 0.3:
-        x = x + rng.normal(0, rng.uniform(0.01, 0.05), x.shape).astype(np.float32)
-    return (np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
 def overlap_losses(found: Tensor, truth: Tensor) -> dict[str, float]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ class LatentSegmenterConfig:
 class LatentSegmenter(Judge):
     """Frozen latents of the image and features of a trainable encoder, fused by a 1x1 convolution, tell the denoiser what to segment."""
 
-    name = "latent_segmenter"
+    name: ClassVar[str] = "latent_segmenter"
     config_class = LatentSegmenterConfig
 
     def __init__(self, config: LatentSegmenterConfig, vae: Autoencoder | None = None, unet: UNet2DModel | None = None) -> None:
@@ -134,7 +133,7 @@ class LatentSegmenter(Judge):
             f"{part}.{k}": v.detach().cpu().contiguous() for part in ("vision", "fuse") for k, v in getattr(self, part).state_dict().items()
         }
         save_file(state, folder / "vision.safetensors")
-        (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

@@ -6,10 +6,9 @@ windows are placed loosely and many hold no lesion at all, so it can't pass a ca
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -49,7 +48,7 @@ class SegmenterConfig:
 class WindowSegmenter(Judge):
     """U-Net on RGB windows in [-1, 1]; one logit a pixel."""
 
-    name = "window_segmenter"
+    name: ClassVar[str] = "window_segmenter"
     config_class = SegmenterConfig
 
     def __init__(self, config: SegmenterConfig) -> None:
@@ -83,7 +82,7 @@ class WindowSegmenter(Judge):
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
         save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"model": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

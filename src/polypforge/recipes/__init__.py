@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.recipes.base import Job, Recipe
+from polypforge.recipes.base import Job, Recipe, UntrainedRecipe
 
-__all__ = ["RECIPES", "Job", "Recipe", "load_recipe", "recipe_class"]
+__all__ = ["RECIPES", "Job", "Recipe", "UntrainedRecipe", "load_recipe", "recipe_class"]
 
 RECIPES: dict[str, str] = {
     "forge": "polypforge.recipes.forge.recipe:Forge",

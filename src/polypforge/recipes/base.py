@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
+from polypforge.features import Encoder
 from polypforge.models.locate import locate
 from polypforge.models.trainable import Batch, Trainable
 
@@ -43,7 +44,7 @@ class Recipe(Trainable):
     into normal tissue. `capacity`: how many cases it can give at most, None for no limit.
     """
 
-    name: ClassVar[str]
+    kind: ClassVar[str] = "recipe"
     config_class: ClassVar[type]
     needs: ClassVar[frozenset[str]]
     removes: ClassVar[bool] = False
@@ -55,6 +56,10 @@ class Recipe(Trainable):
 
         The result of a job depends on its request and background only, never on its neighbours in the batch.
         """
+
+    def encoder(self) -> Encoder:
+        """The denoiser's own features of frames. Raises UserError for a recipe without a denoiser."""
+        raise UserError(f"{self.name} has no denoiser that could give features: use another recipe's, or starter:encoder.")
 
     @staticmethod
     def from_pretrained(model: str | Path, offline: bool = False) -> Recipe:

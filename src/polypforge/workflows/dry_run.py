@@ -15,7 +15,9 @@ from torch.utils.flop_counter import flop_registry
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
+from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Trainable
+from polypforge.recipes import UntrainedRecipe
 from polypforge.training.config import TrainingConfig
 
 ASSUMED_GPU_TFLOPS = 200.0  # a fifth of what an H200 does in bf16 on paper: said in the result, not measured
@@ -73,14 +75,9 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
     return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
 
 
-def refuse_too_large(name: str, model: dict[str, Any], training: TrainingConfig, device: str, where: str) -> None:
+def refuse_too_large(cls: Any, model: dict[str, Any], training: TrainingConfig, device: str, where: str) -> None:
     """Raises UserError for a model of a paper's size on a machine without GPU, saying what it needs."""
-    if device != "cpu":
-        return
-    from polypforge.workflows.train import trainable_class
-
-    cls = trainable_class(name)
-    if name == "folder":
+    if device != "cpu" or issubclass(cls, UntrainedRecipe):
         return
     with torch.device("meta"):
         module = cls(from_dict(cls.config_class, model, where))
@@ -92,7 +89,7 @@ def refuse_too_large(name: str, model: dict[str, Any], training: TrainingConfig,
         return
     hours = f", which would take it about {max(1, round(needs.hours_gpu))} h (here: {needs.hours_here:.0f} h)" if needs.hours_gpu else ""
     raise UserError(
-        f"{Path(where.split(':')[0]).name} of {name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
+        f"{Path(where.split(':')[0]).name} of {cls.name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
         f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out)."
     )
 
@@ -145,8 +142,6 @@ class _FlopCounter(TorchDispatchMode):
 
 def _tflops_here() -> float:
     """What this machine does in a 3x3 convolution of 128 channels, in the precision that training uses; a tenth of a second."""
-    from polypforge.models.precision import fast_inference
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layer = nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)
     image = torch.randn(8, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)

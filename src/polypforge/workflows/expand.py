@@ -112,7 +112,7 @@ def expand(
     folder, model = source.folder, source.model
     if folder is None:
         model = f"{source.recipe}, trained on the data"
-        folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device)
+        folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device, offline)
         budget_seconds = None
     generator = load_recipe(folder).to(device_of(device))
     planner = make_planner(opened, load, seed, generator)

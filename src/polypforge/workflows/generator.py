@@ -11,7 +11,8 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.models.locate import STARTER, locate, starter_names
 from polypforge.recipes import recipe_class
-from polypforge.workflows.train import shipped_config, train
+from polypforge.workflows.train import train
+from polypforge.workflows.trainables import shipped_config
 
 DEFAULT = "forge"
 
@@ -51,7 +52,7 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
 
 
 def train_here(
-    source: GeneratorSource, data: Path, out: Path, budget_seconds: float | None, layout: str, skip_bad: bool, device: str
+    source: GeneratorSource, data: Path, out: Path, budget_seconds: float | None, layout: str, skip_bad: bool, device: str, offline: bool
 ) -> Path:
     """Train the recipe on the data in `out`, for the budget or as long as its starter configuration says; returns the weights' folder."""
     sets = [] if source.recipe == "folder" else [data]
@@ -64,6 +65,7 @@ def train_here(
         device=device,
         layout=layout,
         skip_bad=skip_bad,
+        offline=offline,
     )
     planned = budget_seconds or (read_yaml(shipped_config(source.recipe))["training"].get("budget_seconds") or 0)
     if result["step"] and result["seconds"] < planned:

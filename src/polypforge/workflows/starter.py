@@ -28,7 +28,8 @@ from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.recipes.copy_paste.paste import paste_lesion
 from polypforge.reporting.panels import sheet, strip
 from polypforge.workflows.opened import Opened, open_checked
-from polypforge.workflows.train import shipped_config, train
+from polypforge.workflows.train import train
+from polypforge.workflows.trainables import shipped_config
 
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE = "window_segmenter", "forge", "first_stage"

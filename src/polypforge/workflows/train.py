@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ from polypforge.core.types import POLYP, Case, Request
 from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
-from polypforge.models.first_stage import FirstStage
+from polypforge.models.locate import set_offline
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import loosened, region_polygon
-from polypforge.quality.judges import JUDGES, judge_class
-from polypforge.recipes import RECIPES, Job, Recipe, recipe_class
+from polypforge.recipes import Job, Recipe, UntrainedRecipe
 from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.checkpoint import Progress
 from polypforge.training.config import TrainingConfig
@@ -35,6 +33,7 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import plan, refuse_too_large
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import claim, versions
+from polypforge.workflows.trainables import build, shipped_config, trainable_class
 
 PREVIEWS = 12
 
@@ -46,29 +45,6 @@ class PhantomMix:
     frames: int = 0
     size: int = 400
     first_seed: int = 0
-
-
-def shipped_config(name: str, size: str = "starter") -> Path:
-    return Path(str(files("polypforge") / "configs" / name / f"{size}.yaml"))
-
-
-def trainable_names() -> list[str]:
-    return [*RECIPES, *JUDGES, FirstStage.name]
-
-
-def trainable_class(name: str) -> Any:
-    """The class of a recipe, a judge or the first stage. Raises UserError for another name."""
-    if name not in trainable_names():
-        raise UserError(f"'{name}' can't be trained: choose one of {', '.join(trainable_names())}.")
-    if name in JUDGES:
-        return judge_class(name)
-    return FirstStage if name == FirstStage.name else recipe_class(name)
-
-
-def build(name: str, model: dict[str, Any], where: str) -> Trainable:
-    """An untrained model from the `model` section of a configuration."""
-    cls = trainable_class(name)
-    return cls(from_dict(cls.config_class, model, where))
 
 
 def read_settings(
@@ -103,6 +79,7 @@ def train(
     device: str = "auto",
     layout: str = "auto",
     skip_bad: bool = False,
+    offline: bool = False,
 ) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
 
@@ -111,11 +88,12 @@ def train(
     """
     out = Path(out)
     path, values, training, phantom = read_settings(name, config, assignments, budget_seconds)
+    set_offline(offline)
     device = device_of(device)
-    refuse_too_large(name, values.get("model") or {}, training, device, str(path))
+    refuse_too_large(trainable_class(name), values.get("model") or {}, training, device, str(path))
     torch.manual_seed(training.seed)
     model = build(name, values.get("model") or {}, f"{path}: model")
-    if not data and not phantom.frames and name != "folder":
+    if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
     settings = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -23,6 +22,8 @@ from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS, ddim
 from polypforge.diffusion.schedules import Schedule
+from polypforge.features import Encoder
+from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.masks.pseudo import is_speck
 from polypforge.masks.shapes import components
 from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
@@ -185,13 +186,23 @@ class CondPolypDiff(MaskToFrame):
             latents = ddim(config.eta)(denoise, x, sigmas, to_planes(masks).to(device), noise)
             return to_pixels(self.vae.decode(latents))
 
+    def encoder(self) -> Encoder:
+        """Of the network that draws frames, told that there is no lesion."""
+
+        def run(image: Tensor) -> Tensor:
+            latents, times = self.vae.encode(image), self.image_diffusion.at(NOISE_TIME, len(image))
+            state = self.image_diffusion.noised(latents, fixed_noise(latents), times)
+            return self._image_network(state, times.to(image.device), torch.zeros_like(image[:, :1]))
+
+        return DenoiserEncoder(self.image_unet, self.image_unet.up_blocks[0], run, self.config.size_px)
+
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.mask_unet.save_pretrained(folder / "mask_unet")
         self.image_unet.save_pretrained(folder / "image_unet")
         self.vae.vae.save_pretrained(folder / "vae")
         _save_conv(self.embed, folder / "embed.safetensors")
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

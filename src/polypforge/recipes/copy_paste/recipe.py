@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -80,9 +79,7 @@ class CopyPaste(UntrainedRecipe):
         planes |= {f"mask_{i:04d}": torch.from_numpy(d.mask.copy()) for i, d in enumerate(self.donors) if d.mask is not None}
         save_file(planes, folder / "donors.safetensors")
         names = [[d.name, d.group] for d in self.donors]
-        (folder / "config.json").write_text(
-            json.dumps({"recipe": self.name, "config": asdict(self.config), "donors": names}, indent=2) + "\n"
-        )
+        self.save_config(folder, donors=names)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

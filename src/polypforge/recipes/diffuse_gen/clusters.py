@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 
 from polypforge.core.errors import UserError
 from polypforge.data.prepared import Prepared
-from polypforge.models.encoders import Encoder
+from polypforge.features import Encoder
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.windows import square_window
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -26,8 +25,9 @@ from polypforge.diffusion.loss_guidance import LossGuided
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known, repaint_sigmas
 from polypforge.diffusion.samplers import ancestral
+from polypforge.features import Encoder, load_encoder
+from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.masks.shapes import dilate
-from polypforge.models.encoders import Encoder, load_encoder
 from polypforge.models.pixels import to_planes, to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import apply_discrete_unet, build_unet
@@ -210,6 +210,16 @@ class DiffuseGen(Recipe):
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc).astype(bool)
 
+    def encoder(self) -> Encoder:
+        """Of the first network, told that there is no lesion."""
+
+        def run(image: Tensor) -> Tensor:
+            times = self.diffusion.at(NOISE_TIME, len(image))
+            clean = torch.cat([image, -torch.ones_like(image[:, :1])], 1)
+            return self._network(0)(self.diffusion.noised(clean, fixed_noise(clean), times), times.to(image.device), None)
+
+        return DenoiserEncoder(self.unets[0], self.unets[0].up_blocks[0], run, self.config.size_px)
+
     # Files
 
     def save_pretrained(self, folder: Path) -> None:
@@ -218,7 +228,7 @@ class DiffuseGen(Recipe):
             unet.save_pretrained(folder / f"unet_{k:02d}")  # type: ignore[operator]
         if self.centres is not None:
             save_file({"centres": self.centres.contiguous()}, folder / "clusters.safetensors")
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

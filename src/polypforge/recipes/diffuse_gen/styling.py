@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from polypforge.models.encoders import Encoder
+from polypforge.features import Encoder
 from polypforge.recipes.diffuse_gen.config import StylingConfig
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,9 +33,9 @@ class Folder(UntrainedRecipe):
 
     def __init__(self, config: FolderConfig) -> None:
         super().__init__()
-        self.config = config
         if not config.path:
             raise UserError("folder needs to know where the pairs are: name them with --set model.path=DIR.")
+        self.config = FolderConfig(str(Path(config.path).resolve()))
         self.source = open_source(Path(config.path))
         self.capacity = len(self.source)
         unmasked = [c.name for c in self.source.cases if c.read_masks is None]
@@ -55,10 +54,8 @@ class Folder(UntrainedRecipe):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        config = asdict(self.config) | {"path": str(Path(self.config.path).resolve())}
         files = [[c.name, c.image_path.stat().st_size, c.image_path.stat().st_mtime_ns] for c in self.source.cases]
-        described = {"recipe": self.name, "config": config, "pairs": content_hash(files)}  # other pairs are another model
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        self.save_config(folder, pairs=content_hash(files))  # other pairs are another model
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

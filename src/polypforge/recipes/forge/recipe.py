@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -16,6 +15,9 @@ from torch import Tensor
 from polypforge.core.config import from_dict
 from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare
+from polypforge.diffusion.flow import mix
+from polypforge.features import Encoder
+from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
@@ -89,12 +91,24 @@ class Forge(Recipe):
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
         return sampling.generate(self.config, self.base, self.detail, jobs)
 
+    def encoder(self) -> Encoder:
+        """Of the base stage, with no region to repaint and nothing asked for."""
+
+        def run(image: Tensor) -> Tensor:
+            state = torch.cat([image, -torch.ones_like(image[:, :1])], 1)
+            time = torch.full((len(image),), 1 - NOISE_TIME, device=image.device)
+            nothing = torch.zeros_like(image[:, :1])
+            seen = {"context": networks.context(image, nothing, nothing + 1), "vector": image.new_zeros(len(image), VECTOR_DIM)}
+            return self.base(mix(state, fixed_noise(state), time), time, seen)
+
+        return DenoiserEncoder(self.base, self.base.unet.up_blocks[0], run, 2 * self.config.base_px)
+
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

@@ -5,11 +5,10 @@ A subclass says how the network is told what to keep (`condition`), which region
 
 from __future__ import annotations
 
-import json
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,6 +29,8 @@ from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known
 from polypforge.diffusion.samplers import SAMPLERS, ddim
+from polypforge.features import Encoder
+from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.masks.shapes import bounding_box, box_mask, enlarge
 from polypforge.models.fill import smooth_fill
 from polypforge.models.latent_backbone import BackboneConfig, LatentBackbone, build_backbone, load_backbone
@@ -265,6 +266,18 @@ class LatentInpainting(Recipe):
             if unknown:
                 console.print(f"Notice: the text encoder of these weights doesn't know {', '.join(unknown)} (prompt '{prompt}').")
 
+    def encoder(self) -> Encoder:
+        """Told nothing, with no region to repaint."""
+
+        def run(image: Tensor) -> Tensor:
+            latents, times = self.backbone.vae.encode(image), self.diffusion.at(NOISE_TIME, len(image))
+            nothing = torch.zeros_like(image[:, :1])
+            known = self._known(image, nothing, nothing, nothing + 1)
+            state = self.diffusion.noised(latents, fixed_noise(latents), times)
+            return self.backbone.network(state, times.to(image.device), self._text([""] * len(image), image.device) | known)
+
+        return DenoiserEncoder(self.backbone, self.backbone.unet.up_blocks[0], run, self.config.size_px)
+
     # Files
 
     def save_pretrained(self, folder: Path) -> None:
@@ -279,7 +292,7 @@ class LatentInpainting(Recipe):
             StableDiffusionInpaintPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(self.backbone.unet))
         else:
             self.backbone.save(folder)
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -19,6 +18,8 @@ from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS
 from polypforge.diffusion.schedules import Schedule
+from polypforge.features import Encoder
+from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.pixels import to_pixels, to_planes
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
@@ -84,10 +85,18 @@ class PolypDDPM(MaskToFrame):
             images = to_pixels(SAMPLERS[config.sampler](denoise, x, sigmas, to_planes(masks).to(device), noise))
         return [whole_frame(j, i, m, j.case.group if j.case else "") for j, i, m in zip(jobs, images, masks, strict=True)]
 
+    def encoder(self) -> Encoder:
+        def run(image: Tensor) -> Tensor:
+            times = self.diffusion.at(NOISE_TIME, len(image))
+            state = self.diffusion.noised(image, fixed_noise(image), times)
+            return self._network(state, times.to(image.device), torch.zeros_like(image[:, :1]))
+
+        return DenoiserEncoder(self.unet, self.unet.up_blocks[0], run, self.config.size_px)
+
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.unet.save_pretrained(folder / "unet")
-        (folder / "config.json").write_text(json.dumps({"recipe": self.name, "config": asdict(self.config)}, indent=2) + "\n")
+        self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

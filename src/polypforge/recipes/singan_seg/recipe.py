@@ -6,9 +6,8 @@ one's output without sending gradients back, which is the same objective.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -175,8 +174,7 @@ class SinGANSeg(Recipe):
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         save_file(state | {"real": self.real.cpu().contiguous()}, folder / "model.safetensors")
-        described = {"recipe": self.name, "config": asdict(self.config), "images": self.names}
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        self.save_config(folder, images=self.names)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:

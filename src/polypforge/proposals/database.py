@@ -1,0 +1,184 @@
+"""The reference database: features of frames whose polyps were turned to normal, and what the polyps had been.
+
+A folder: manifest.json; shard-00000/{entries.jsonl, features.safetensors}, more shards as it grows; index-N.faiss over N entries. The
+manifest is written last and names what is valid, so a database that was being grown when the power went is what it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json, read_jsonl, sha256_of, whole_folder, write_json, write_jsonl
+from polypforge.features import Encoder
+from polypforge.features.frames import FrameFeatures
+from polypforge.proposals.index import VectorIndex, kind_for
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+Polygon = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One frame without its polyps. name, group: of the real case. key: hash of the normal frame's pixels. size: (height, width).
+    lesions: outlines of the polyps that were there, in frame pixels; attributes: theirs, in the same order. lumen: (x, y), or None."""
+
+    name: str
+    group: str
+    key: str
+    size: tuple[int, int]
+    lesions: tuple[Polygon, ...]
+    attributes: tuple[dict[str, float], ...]
+    lumen: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Reference:
+        lesions = tuple(tuple((int(x), int(y)) for x, y in polygon) for polygon in row["lesions"])
+        lumen = tuple(row["lumen"]) if row["lumen"] else None
+        return cls(row["name"], row["group"], row["key"], tuple(row["size"]), lesions, tuple(row["attributes"]), lumen)  # type: ignore[arg-type]
+
+
+def is_database(folder: Path) -> bool:
+    manifest = folder / MANIFEST
+    return manifest.is_file() and "shards" in read_json(manifest)
+
+
+class ReferenceDatabase:
+    """An open database. `references[i]` belongs to row i of the index and to `patches(i)`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], index: VectorIndex | None, references: list[Reference]) -> None:
+        self.folder, self.manifest, self.index, self.references = folder, manifest, index, references
+        self._starts = np.cumsum([0] + [s["count"] for s in manifest["shards"]])
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    @classmethod
+    def create(cls, folder: Path, encoder: Encoder, provenance: dict[str, Any]) -> ReferenceDatabase:
+        """An empty database. provenance: how the polyps are turned to normal; another one is another database."""
+        manifest = {
+            "format": FORMAT, "encoder": encoder.name, "encoder_version": encoder.version, "look_px": encoder.look_px,
+            "provenance": provenance, "shards": [], "index": None,
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MANIFEST, manifest)
+        return cls(folder, manifest, None, [])
+
+    @classmethod
+    def open(cls, folder: Path, encoder: Encoder | None = None) -> ReferenceDatabase:
+        """Raises UserError for a damaged database, and for one whose features are of another encoder than the given one."""
+        if not is_database(folder):
+            raise UserError(f"{folder} is no reference database: build one with `polypforge references DATA --out {folder}`.")
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise UserError(f"{folder} has format {manifest.get('format')} where this version reads {FORMAT}: build it again.")
+        if encoder is not None:
+            _same_encoder(folder, manifest, encoder)
+        references: list[Reference] = []
+        for shard in manifest["shards"]:
+            for file, digest in shard["sha256"].items():
+                _unharmed(folder / shard["name"] / file, digest)
+            rows = read_jsonl(folder / shard["name"] / "entries.jsonl")
+            references += [Reference.from_json(row) for row in rows]
+        index = None
+        if manifest["index"]:
+            _unharmed(folder / manifest["index"]["file"], manifest["index"]["sha256"])
+            index = VectorIndex.open(folder / manifest["index"]["file"])
+            if len(index) != len(references):
+                raise UserError(f"{folder} is damaged: its index holds {len(index)} of {len(references)} references; build it again.")
+        return cls(folder, manifest, index, references)
+
+    def add(self, references: Sequence[Reference], features: Sequence[FrameFeatures], kind: str | None = None) -> None:
+        """Append a shard and grow the index; nothing stored before is read again. kind: of the index, when this is the first shard."""
+        if not references:
+            return
+        name = f"shard-{len(self.manifest['shards']):05d}"
+        vectors = np.stack([f.vector for f in features]).astype(np.float32)
+        with whole_folder(self.folder / name) as shard:
+            write_jsonl(shard / "entries.jsonl", [r.to_json() for r in references])
+            save_file(
+                {"vectors": vectors} | {f"patches_{i:05d}": f.patches for i, f in enumerate(features)}, shard / "features.safetensors"
+            )
+        files = {f: sha256_of(self.folder / name / f) for f in ("entries.jsonl", "features.safetensors")}
+        if self.index is None:
+            kind = kind or kind_for(len(vectors))
+            self.index = VectorIndex.create(vectors, kind)
+        else:
+            kind = self.manifest["index"]["kind"]
+            self.index.add(vectors)
+        old = self.folder / self.manifest["index"]["file"] if self.manifest["index"] else None
+        path = self.folder / f"index-{len(self.index)}.faiss"
+        self.index.save(path)
+        self.manifest = self.manifest | {
+            "shards": [*self.manifest["shards"], {"name": name, "count": len(references), "sha256": files}],
+            "index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)},
+        }
+        write_json(self.folder / MANIFEST, self.manifest)
+        if old is not None and old != path:
+            old.unlink(missing_ok=True)
+        self.references += references
+        self._starts = np.append(self._starts, self._starts[-1] + len(references))
+
+    def rebuild_index(self, kind: str | None = None) -> None:
+        """A new index of `kind`, or of what suits the present size, from the stored vectors."""
+        vectors = self.vectors()
+        kind = kind or kind_for(len(vectors))
+        self.index = VectorIndex.create(vectors, kind)
+        path = self.folder / f"index-{kind}-{len(self.index)}.faiss"
+        self.index.save(path)
+        old = self.folder / self.manifest["index"]["file"]
+        self.manifest = self.manifest | {"index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)}}
+        write_json(self.folder / MANIFEST, self.manifest)
+        if old != path:
+            old.unlink(missing_ok=True)
+
+    def vectors(self) -> NDArray[np.float32]:
+        """(n, D) of all references."""
+        return np.concatenate([self._shard(k).get_tensor("vectors") for k in range(len(self.manifest["shards"]))])
+
+    def patches(self, row: int) -> NDArray[np.float16]:
+        """(h, w, D) of one reference; only these are read from disk."""
+        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._shard(shard).get_tensor(f"patches_{row - self._starts[shard]:05d}")
+
+    def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """See `VectorIndex.search`. Raises UserError for an empty database."""
+        if self.index is None:
+            raise UserError(f"{self.folder} is empty: add frames that show polyps with `polypforge references DATA --out {self.folder}`.")
+        return self.index.search(vectors, count)
+
+    def _shard(self, number: int) -> Any:
+        if number not in self._open:
+            path = self.folder / self.manifest["shards"][number]["name"] / "features.safetensors"
+            try:
+                self._open[number] = safe_open(path, framework="numpy")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path} is damaged ({error}): build the database again.") from error
+        return self._open[number]
+
+
+def _same_encoder(folder: Path, manifest: dict[str, Any], encoder: Encoder) -> None:
+    made = (manifest["encoder_version"], manifest["look_px"])
+    if made != (encoder.version, encoder.look_px):
+        raise UserError(
+            f"{folder} was built with the encoder {manifest['encoder']} (version {made[0]}, {made[1]} px), not with {encoder.name} (version "
+            f"{encoder.version}, {encoder.look_px} px): name that one with --encoder, or build the database again."
+        )
+
+
+def _unharmed(path: Path, digest: str) -> None:
+    if not path.is_file() or sha256_of(path) != digest:
+        raise UserError(f"{path} is missing or damaged (its hash differs from the manifest's): restore it, or build the database again.")
