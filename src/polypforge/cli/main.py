@@ -121,6 +121,68 @@ def train(
 
 
 @app.command()
+def references(
+    data: Annotated[Path, typer.Argument(help="A data set whose training frames show polyps.")],
+    out: Annotated[Path, typer.Option(help="Folder of the database. It grows when it exists; frames it holds are passed over.")],
+    model: Annotated[str, typer.Option(help="Turns the polyps to normal: run folder, saved folder, or starter:NAME.")] = "starter:forge",
+    encoder: Annotated[str, typer.Option(help="starter:encoder, a DINOv2 by folder or hub id, or denoiser:MODEL.")] = "starter:encoder",
+    index: Annotated[str | None, typer.Option(help="flat, hnsw or ivfpq; by default what suits the size.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Build or grow a database of frames without their polyps, from which `propose` learns where polyps can be."""
+    from polypforge.workflows.references import build_references as run
+
+    result = run(
+        data, out, model=model, encoder=encoder, index=index, layout=layout, skip_bad=skip_bad, batch_size=batch_size, seed=seed,
+        device=device, offline=offline,
+    )  # fmt: skip
+    emit(
+        result,
+        as_json,
+        f"{result['added']} added, {result['references']} references; index {result['index']}, recall@5 {result['recall@5']}\n{out}",
+    )
+
+
+@app.command()
+def propose(
+    frames: Annotated[Path, typer.Argument(help="The frames: a data set, or with --layout normal a folder of frames alone.")],
+    references: Annotated[Path, typer.Option(help="A database of `polypforge references`, or a data set to build one from.")],
+    out: Annotated[Path, typer.Option(help="JSONL of proposals, which `generate --requests` takes.")],
+    num: Annotated[int, typer.Option(help="Most proposals for each frame.")] = 5,
+    references_per_frame: Annotated[int, typer.Option(help="Nearest references that are matched patch by patch.")] = 5,
+    encoder: Annotated[str | None, typer.Option(help="By default the one that the database was built with.")] = None,
+    model: Annotated[str, typer.Option(help="Turns polyps to normal when a database is built.")] = "starter:forge",
+    in_lumen: Annotated[bool, typer.Option("--in-lumen", help="Allow places in the lumen.")] = False,
+    explain: Annotated[Path | None, typer.Option(help="Folder for pictures of how proposals came about.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps features of frames between calls.")] = None,
+    layout: Layout = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Propose places and shapes for lesions: where frames that look alike once bore a polyp."""
+    from polypforge.workflows.propose import propose_places as run
+
+    result = run(
+        frames, references, out, count=num, references_per_frame=references_per_frame, encoder=encoder, model=model, in_lumen=in_lumen,
+        explain=explain, cache=cache, layout=layout, seed=seed, device=device, offline=offline,
+    )  # fmt: skip
+    emit(
+        result,
+        as_json,
+        f"{result['proposals']} proposals for {result['frames']} frames ({result['retrieval']} by retrieval, {result['prior']} by the "
+        f"data's habits), {result['frames without any']} frames without any\n{out}",
+    )
+
+
+@app.command()
 def generate(
     out: Annotated[Path, typer.Option(help="Folder for the cases. The same command finishes what is left.")],
     data: Annotated[Path, typer.Option(help="The frames to repaint.")],

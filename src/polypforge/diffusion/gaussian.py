@@ -21,8 +21,8 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 @dataclass(frozen=True)
 class DiffusionConfig:
     """prediction: what the network estimates (epsilon, v, x0). learned_variance: it also gives the variance (twice the channels), which
-    the variational bound trains. loss: mse or l1. snr_gamma: an error in x0 weighs min(SNR, gamma) (Hang et al. 2023); null: as the prediction
-    has it. snr_floor: but no less than this (Salimans & Ho 2022 take 1), so that short trainings learn a picture's layout, too."""
+    the variational bound trains. loss: mse or l1. snr_gamma: an error in x0 weighs min(SNR, gamma) (Hang et al. 2023); null: what the
+    prediction makes of it. snr_floor: but no less than this (Salimans & Ho 2022 take 1): short trainings learn a picture's layout, too."""
 
     schedule: Schedule = field(default_factory=Schedule)
     prediction: str = "epsilon"

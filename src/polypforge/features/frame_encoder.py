@@ -65,7 +65,7 @@ class FrameEncoder(Trainable):
         super().__init__()
         self.config = config
         self.trunk = timm.create_model(config.network, pretrained=False, features_only=True, out_indices=(2, 3))
-        fine, coarse = self.trunk.feature_info.channels()
+        fine, coarse = self.trunk.feature_info.channels()  # type: ignore[union-attr]
         self.fine, self.coarse = nn.Conv2d(fine, config.dim, 1), nn.Conv2d(coarse, config.dim, 1)
 
     def features(self, image: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -18,12 +19,14 @@ from safetensors.numpy import save_file
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl, sha256_of, whole_folder, write_json, write_jsonl
+from polypforge.core.types import Image
 from polypforge.features import Encoder
 from polypforge.features.frames import FrameFeatures
 from polypforge.proposals.index import VectorIndex, kind_for
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PICTURE_PX = 256
 Polygon = tuple[tuple[int, int], ...]
 
 
@@ -101,49 +104,46 @@ class ReferenceDatabase:
                 raise UserError(f"{folder} is damaged: its index holds {len(index)} of {len(references)} references; build it again.")
         return cls(folder, manifest, index, references)
 
-    def add(self, references: Sequence[Reference], features: Sequence[FrameFeatures], kind: str | None = None) -> None:
-        """Append a shard and grow the index; nothing stored before is read again. kind: of the index, when this is the first shard."""
+    def add(
+        self, references: Sequence[Reference], frames: Sequence[Image], features: Sequence[FrameFeatures], kind: str | None = None
+    ) -> None:
+        """Append a shard and grow the index; nothing stored before is read again.
+
+        frames: the normal frames, of which a small picture is kept. kind: of the index, when this is the first shard.
+        """
         if not references:
             return
         name = f"shard-{len(self.manifest['shards']):05d}"
         vectors = np.stack([f.vector for f in features]).astype(np.float32)
         with whole_folder(self.folder / name) as shard:
             write_jsonl(shard / "entries.jsonl", [r.to_json() for r in references])
-            save_file(
-                {"vectors": vectors} | {f"patches_{i:05d}": f.patches for i, f in enumerate(features)}, shard / "features.safetensors"
-            )
+            held = {"vectors": vectors} | {f"patches_{i:05d}": f.patches for i, f in enumerate(features)}
+            save_file(held | {f"picture_{i:05d}": _small(f) for i, f in enumerate(frames)}, shard / "features.safetensors")
         files = {f: sha256_of(self.folder / name / f) for f in ("entries.jsonl", "features.safetensors")}
-        if self.index is None:
+        if self.index is None or self.manifest["index"] is None:
             kind = kind or kind_for(len(vectors))
-            self.index = VectorIndex.create(vectors, kind)
+            index = VectorIndex.create(vectors, kind)
         else:
-            kind = self.manifest["index"]["kind"]
-            self.index.add(vectors)
-        old = self.folder / self.manifest["index"]["file"] if self.manifest["index"] else None
-        path = self.folder / f"index-{len(self.index)}.faiss"
-        self.index.save(path)
-        self.manifest = self.manifest | {
-            "shards": [*self.manifest["shards"], {"name": name, "count": len(references), "sha256": files}],
-            "index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)},
-        }
-        write_json(self.folder / MANIFEST, self.manifest)
-        if old is not None and old != path:
-            old.unlink(missing_ok=True)
+            index, kind = self.index, str((self.manifest["index"] or {}).get("kind"))
+            index.add(vectors)
+        self._keep(index, str(kind), [*self.manifest["shards"], {"name": name, "count": len(references), "sha256": files}])
         self.references += references
         self._starts = np.append(self._starts, self._starts[-1] + len(references))
 
-    def rebuild_index(self, kind: str | None = None) -> None:
-        """A new index of `kind`, or of what suits the present size, from the stored vectors."""
-        vectors = self.vectors()
-        kind = kind or kind_for(len(vectors))
-        self.index = VectorIndex.create(vectors, kind)
-        path = self.folder / f"index-{kind}-{len(self.index)}.faiss"
-        self.index.save(path)
-        old = self.folder / self.manifest["index"]["file"]
-        self.manifest = self.manifest | {"index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)}}
+    def rebuild_index(self, kind: str) -> None:
+        """A new index of `kind` from the stored vectors."""
+        self._keep(VectorIndex.create(self.vectors(), kind), kind, self.manifest["shards"])
+
+    def _keep(self, index: VectorIndex, kind: str, shards: list[dict[str, Any]]) -> None:
+        """Store the index beside the old one, then the manifest that names it, then drop the old one."""
+        old = self.manifest["index"]
+        path = self.folder / f"index-{kind}-{len(index)}.faiss"
+        index.save(path)
+        self.index = index
+        self.manifest = self.manifest | {"shards": shards, "index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)}}
         write_json(self.folder / MANIFEST, self.manifest)
-        if old != path:
-            old.unlink(missing_ok=True)
+        if old and old["file"] != path.name:
+            (self.folder / old["file"]).unlink(missing_ok=True)
 
     def vectors(self) -> NDArray[np.float32]:
         """(n, D) of all references."""
@@ -151,8 +151,18 @@ class ReferenceDatabase:
 
     def patches(self, row: int) -> NDArray[np.float16]:
         """(h, w, D) of one reference; only these are read from disk."""
+        return self._stored("patches", row)
+
+    def picture(self, row: int) -> Image:
+        """One reference's normal frame, at most PICTURE_PX a side."""
+        decoded = cv2.imdecode(self._stored("picture", row), cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise UserError(f"{self.folder} is damaged: the picture of {self.references[row].name} can't be read; build it again.")
+        return np.ascontiguousarray(decoded[..., ::-1])
+
+    def _stored(self, what: str, row: int) -> NDArray:
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._shard(shard).get_tensor(f"patches_{row - self._starts[shard]:05d}")
+        return self._shard(shard).get_tensor(f"{what}_{row - self._starts[shard]:05d}")
 
     def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `VectorIndex.search`. Raises UserError for an empty database."""
@@ -170,12 +180,19 @@ class ReferenceDatabase:
         return self._open[number]
 
 
+def _small(frame: Image) -> NDArray[np.uint8]:
+    """(n,) bytes of a JPEG."""
+    scale = min(1.0, PICTURE_PX / max(frame.shape[:2]))
+    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
+    return cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA)[..., ::-1])[1].ravel()
+
+
 def _same_encoder(folder: Path, manifest: dict[str, Any], encoder: Encoder) -> None:
     made = (manifest["encoder_version"], manifest["look_px"])
     if made != (encoder.version, encoder.look_px):
         raise UserError(
-            f"{folder} was built with the encoder {manifest['encoder']} (version {made[0]}, {made[1]} px), not with {encoder.name} (version "
-            f"{encoder.version}, {encoder.look_px} px): name that one with --encoder, or build the database again."
+            f"{folder} was built with the encoder {manifest['encoder']} (version {made[0]}, {made[1]} px), not with {encoder.name} "
+            f"(version {encoder.version}, {encoder.look_px} px): name that one with --encoder, or build the database again."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -36,7 +37,7 @@ class VectorIndex:
         """An index of `kind` that holds the rows of `vectors` (n, D)."""
         dim = vectors.shape[1]
         if kind == "flat":
-            index: faiss.Index = faiss.IndexFlatL2(dim)
+            index: Any = faiss.IndexFlatL2(dim)
         elif kind == "hnsw":
             index = faiss.IndexHNSWFlat(dim, 32)
             index.hnsw.efConstruction, index.hnsw.efSearch = 80, 96

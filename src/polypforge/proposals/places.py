@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.core.types import Image, Mask
 from polypforge.masks.shapes import dilate, outline, polygon_mask
+from polypforge.proposals.proposal import Proposal
 
 LUMEN_LEVEL = 48  # mean grey below which a place is taken for the lumen or deep shadow
 GLARE_LEVEL = 238
 WORK_PX = 320  # longer side at which places are judged
 TRIALS = 60
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A region (polygon in frame pixels) with a score in 0..1: how evenly lit and how far from the border it lies."""
-
-    region: tuple[tuple[int, int], ...]
-    score: float
 
 
 def loosened(lesion: Mask, share: float) -> Mask:

@@ -10,11 +10,12 @@ import numpy as np
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import NORMAL, POLYP, Attributes, Case, Request
+from polypforge.core.types import POLYP, Attributes, Case, Request
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks import attributes
-from polypforge.masks.shapes import box_mask, components, polygon_mask
+from polypforge.masks.shapes import components, polygon_mask
 from polypforge.proposals.places import loosened, propose, region_polygon
+from polypforge.proposals.removal import lesions_of, removals
 
 LIGHTEST, DARKEST = 78.0, 20.0  # CIELAB lightness that a lesion is asked to keep within
 
@@ -83,7 +84,7 @@ class Planner:
             return self._replace(background, wanted, rng, seed)
         if edit == "add":
             return self._place(background, wanted, rng, seed, [])
-        return self._place(background, wanted, rng, seed, self._removals(background, seed))
+        return self._place(background, wanted, rng, seed, removals(background, seed))
 
     def _place(self, background: Prepared, wanted: Attributes, rng: np.random.Generator, seed: int, first: list[Request]) -> list[Request]:
         case = background.case
@@ -112,18 +113,6 @@ class Planner:
         shape = region_polygon(lesion & background.field) if self.shapes else ()
         return [Request(background.case.name, POLYP, region_polygon(region), seed, asked, lesion=shape)]
 
-    def _removals(self, background: Prepared, seed: int) -> list[Request]:
-        """Turn every lesion of the frame to normal, one after the other."""
-        requests: list[Request] = []
-        for lesion in components(lesions_of(background.case), 30):
-            region = loosened(lesion, 0.12) & background.field
-            if region.any():
-                parent = requests[-1].id if requests else ""
-                requests.append(
-                    Request(background.case.name, NORMAL, region_polygon(region), seed_from(seed, "remove", len(requests)), parent=parent)
-                )
-        return requests
-
     def _largest(self, background: Prepared) -> np.ndarray:
         parts = components(lesions_of(background.case), 30)
         return parts[0]
@@ -148,16 +137,6 @@ def lightness(case: Case, region: np.ndarray) -> float:
     """Mean CIELAB lightness (0..100) of the frame in the region."""
     mean = case.image[region].mean(0) if region.any() else np.full(3, 128.0)
     return float(cv2.cvtColor((mean / 255).astype(np.float32).reshape(1, 1, 3), cv2.COLOR_RGB2LAB)[0, 0, 0])
-
-
-def lesions_of(case: Case) -> np.ndarray:
-    """The case's mask, or its boxes filled when it has no mask."""
-    if case.mask is not None:
-        return case.mask
-    filled = np.zeros(case.size, bool)
-    for box in case.boxes:
-        filled |= box_mask(box, case.size)
-    return filled
 
 
 def measure_lesions(case: Case) -> list[Attributes]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -218,7 +218,8 @@ class DiffuseGen(Recipe):
             clean = torch.cat([image, -torch.ones_like(image[:, :1])], 1)
             return self._network(0)(self.diffusion.noised(clean, fixed_noise(clean), times), times.to(image.device), None)
 
-        return DenoiserEncoder(self.unets[0], self.unets[0].up_blocks[0], run, self.config.size_px)
+        first: Any = self.unets[0]
+        return DenoiserEncoder(first, first.up_blocks[0], run, self.config.size_px)
 
     # Files
 

@@ -1,0 +1,177 @@
+"""Proposals for a frame: retrieval first, the data's own habits of place and size where nothing matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Box, Case, Mask
+from polypforge.data.prepared import Prepared
+from polypforge.features.frames import FrameFeatures
+from polypforge.masks.shapes import polygon_mask
+from polypforge.proposals.database import Reference, ReferenceDatabase
+from polypforge.proposals.fit import fit_outline
+from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.proposal import Polygon, Proposal
+from polypforge.proposals.ranking import covering
+from polypforge.proposals.retrieval import Matches, Place, RetrievalConfig, places, retrieve
+from polypforge.proposals.scene import Scene, read_scene
+
+SPARE = 4  # places considered for each proposal: not all have room for the outline
+PERSPECTIVE = (0.6, 1.6)  # an outline is scaled by the ratio of distances from the lumen, within these bounds
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """count: proposals for each frame. retrieval: see there. floor: places whose score is below this share of the best are dropped.
+    habits: the weight of where lesions of similar frames lay, against that of matched patches. neighbours: how many frames that is.
+    sharpness: how fast a neighbour's say falls with its distance in the global feature. in_lumen: whether the lumen is allowed.
+    margin: room around the lesion, as a share of its longer side."""
+
+    count: int = 5
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    floor: float = 0.1
+    habits: float = 0.5
+    neighbours: int = 100
+    sharpness: float = 4.0
+    in_lumen: bool = False
+    margin: float = 0.12
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.neighbours < 1 or not 0 <= self.habits <= 1 or not 0 <= self.floor <= 1:
+            raise ValueError("count and neighbours are at least 1; habits and floor lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An outline (n, 2) around (0, 0) and the place wanted for it, frame pixels; its weight among all of the frame's."""
+
+    points: NDArray[np.float64]
+    centre: tuple[float, float]
+    weight: float
+    source: str
+    row: int
+    lesion: int
+    rectangle: Box
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        low, high = self.points.min(0) + self.centre, self.points.max(0) + self.centre
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What led to a frame's proposals: the matches with each candidate, and the merged places."""
+
+    matches: list[Matches]
+    places: list[Place]
+    scene: Scene
+
+
+class Proposer:
+    """Proposes places in frames, from an open database."""
+
+    def __init__(self, database: ReferenceDatabase, config: ProposerConfig) -> None:
+        self.database, self.config = database, config
+
+    def propose(self, prepared: Prepared, features: FrameFeatures, occupied: Mask | None = None) -> list[Proposal]:
+        """Up to `count` proposals, best first; none in a frame without room. occupied: (H, W), lesions that are there already."""
+        return self.explain(prepared, features, occupied)[0]
+
+    def explain(self, prepared: Prepared, features: FrameFeatures, occupied: Mask | None = None) -> tuple[list[Proposal], Explanation]:
+        scene, case = read_scene(prepared), prepared.case
+        allowed = scene.allowed if self.config.in_lumen else scene.allowed & ~scene.lumen
+        if occupied is not None:
+            allowed = allowed & ~occupied
+        usable = cells_within(allowed, features.patches.shape[:2], features.cell_px)
+        matches = retrieve(features, usable, self.database, self.config.retrieval, case.group, case.name) if usable.any() else []
+        found = places(matches, self.database, features.cell_px, case.size)
+        found = [p for p in found if p.score >= self.config.floor * found[0].score]
+        matched = [self._at_place(p, scene, case.size) for p in found]
+        habits = self._habits(case, features, scene, allowed) if self.config.habits or not matched else []
+        hypotheses = _shared(matched, 1 - self.config.habits) + _shared(habits, self.config.habits if matched else 1.0)
+        proposals: list[Proposal] = []
+        for i, gain in covering([h.box for h in hypotheses], [h.weight for h in hypotheses], SPARE * self.config.count):
+            outline = fit_outline(hypotheses[i].points, hypotheses[i].centre, allowed)
+            if outline is not None:
+                proposals.append(self._proposal(hypotheses[i], outline, gain, allowed))
+            if len(proposals) == self.config.count:
+                break
+        return proposals, Explanation(matches, found, scene)
+
+    def _at_place(self, place: Place, scene: Scene, size: tuple[int, int]) -> Hypothesis:
+        """The reference's own polyp, in its own size, at the middle of the matched patches."""
+        x0, y0, x1, y1 = place.box
+        centre = ((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2)
+        points = self._carried(self.database.references[place.row], place.lesion, centre, scene, size)
+        return Hypothesis(points, centre, place.score, "retrieval", place.row, place.lesion, place.box)
+
+    def _habits(self, case: Case, features: FrameFeatures, scene: Scene, allowed: Mask) -> list[Hypothesis]:
+        """Where the polyps of similar frames lay, each carried to the same place of this frame."""
+        count = min(len(self.database), self.config.neighbours + 1)
+        if not count or not allowed.any():
+            return []
+        distance, rows = self.database.search(features.vector[None], count)
+        spread = float(np.median(distance[0])) + 1e-9
+        found = []
+        for row, d in zip(rows[0].tolist(), distance[0].tolist(), strict=True):
+            reference = self.database.references[row] if row >= 0 else None
+            if reference is None or reference.name == case.name or (case.group and reference.group == case.group):
+                continue
+            weight = float(np.exp(-self.config.sharpness * (d - distance[0, 0]) / spread)) / len(reference.lesions)
+            for number, polygon in enumerate(reference.lesions):
+                middle = (np.min(polygon, 0) + np.max(polygon, 0)) / 2
+                x, y = middle / np.array(reference.size[::-1]) * np.array(case.size[::-1])
+                if allowed[min(int(y), case.size[0] - 1), min(int(x), case.size[1] - 1)]:
+                    centre = (float(x), float(y))
+                    points = self._carried(reference, number, centre, scene, case.size)
+                    low, high = np.floor(points.min(0) + centre).astype(int), np.ceil(points.max(0) + centre).astype(int)
+                    found.append(Hypothesis(points, centre, weight, "prior", row, number, (*low.tolist(), *high.tolist())))
+        return found
+
+    def _carried(
+        self, reference: Reference, number: int, centre: tuple[float, float], scene: Scene, size: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """The outline of a reference's lesion around (0, 0): scaled to the frame, by perspective where both lumens are known."""
+        points = np.asarray(reference.lesions[number], float)
+        middle = (points.min(0) + points.max(0)) / 2
+        scale = max(size) / max(reference.size)
+        if reference.lumen is not None and scene.lumen_at is not None:
+            theirs = np.linalg.norm(middle - np.asarray(reference.lumen)) / max(reference.size)
+            ours = np.linalg.norm(np.asarray(centre) - np.asarray(scene.lumen_at)) / max(size)
+            # What lies farther from the lumen is nearer to the lens; halfway to that rule, as the lumen is known only roughly.
+            scale *= float(np.clip(np.sqrt((ours + 0.05) / (theirs + 0.05)), *PERSPECTIVE))
+        return (points - middle) * scale
+
+    def _proposal(self, chosen: Hypothesis, outline: NDArray[np.float64], gain: float, allowed: Mask) -> Proposal:
+        reference = self.database.references[chosen.row]
+        lesion: Polygon = tuple((int(x), int(y)) for x, y in np.rint(outline))
+        region = loosened(polygon_mask(list(lesion), allowed.shape), self.config.margin) & allowed
+        return Proposal(
+            region=region_polygon(region),
+            score=gain,
+            lesion=lesion,
+            source=chosen.source,
+            rectangle=chosen.rectangle,
+            reference=reference.name,
+            attributes=reference.attributes[chosen.lesion],
+        )
+
+
+def cells_within(allowed: Mask, shape: tuple[int, int], cell_px: float) -> Mask:
+    """(h, w) bool: cells of a grid over a frame of which at least 90 % is allowed."""
+    height, width = round(shape[0] * cell_px), round(shape[1] * cell_px)
+    padded = np.zeros((max(height, allowed.shape[0]), max(width, allowed.shape[1])), np.float32)
+    padded[: allowed.shape[0], : allowed.shape[1]] = allowed
+    return cv2.resize(padded[:height, :width], shape[::-1], interpolation=cv2.INTER_AREA) >= 0.9
+
+
+def _shared(hypotheses: Sequence[Hypothesis], total: float) -> list[Hypothesis]:
+    """The same with weights that sum to `total`."""
+    whole = sum(h.weight for h in hypotheses)
+    return [replace(h, weight=total * h.weight / whole) for h in hypotheses] if whole else []

@@ -1,0 +1,36 @@
+"""Requests that turn the lesions of a frame to normal tissue, one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polypforge.core.seeding import seed_from
+from polypforge.core.types import NORMAL, Case, Mask, Request
+from polypforge.data.prepared import Prepared
+from polypforge.masks.shapes import box_mask, components
+from polypforge.proposals.places import loosened, region_polygon
+
+LEAST_AREA_PX = 30
+MARGIN = 0.12  # of the lesion's longer side, around its hull
+
+
+def removals(background: Prepared, seed: int) -> list[Request]:
+    """One request for each lesion; each but the first has the one before as its parent."""
+    requests: list[Request] = []
+    for lesion in components(lesions_of(background.case), LEAST_AREA_PX):
+        region = loosened(lesion, MARGIN) & background.field
+        if region.any():
+            parent = requests[-1].id if requests else ""
+            own = seed_from(seed, "remove", len(requests))
+            requests.append(Request(background.case.name, NORMAL, region_polygon(region), own, parent=parent))
+    return requests
+
+
+def lesions_of(case: Case) -> Mask:
+    """The case's mask, or its boxes filled when it has no mask."""
+    if case.mask is not None:
+        return case.mask
+    filled = np.zeros(case.size, bool)
+    for box in case.boxes:
+        filled |= box_mask(box, case.size)
+    return filled
