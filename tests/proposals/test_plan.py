@@ -9,8 +9,10 @@ from polypforge.data.field_of_view import field_of_view
 from polypforge.data.prepared import prepare
 from polypforge.masks.shapes import polygon_mask
 from polypforge.phantom.render import render
+from polypforge.proposals.census import measure_lesions
+from polypforge.proposals.outlines import blob
 from polypforge.proposals.places import propose
-from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
+from polypforge.proposals.plan import PlanConfig, Planner
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +72,13 @@ def test_moving_removes_first_and_chains(frames):
 
 def test_sizes_follow_the_data(frames):
     asked = [r.attributes["size"] for i in range(40) for r in planner(frames).requests(i) if r.label == "polyp"]
-    real = [a.size for c in frames.values() for a in measure_lesions(c)]
+    real = [a.attributes.size for c in frames.values() for a in measure_lesions(c)]
     assert 0.5 < np.median(asked) / np.median(real) < 1.6
 
 
 def test_dark_frames_have_no_place(rng):
     dark = np.full((120, 120, 3), 30, np.uint8)
-    assert propose(dark, np.ones((120, 120), bool), np.zeros((120, 120), bool), 15, 0.8, rng) is None
+    assert propose(dark, np.ones((120, 120), bool), np.zeros((120, 120), bool), 15, lambda r: blob(r, 0.8), rng) is None
 
 
 def test_what_cannot_be_planned_is_said(frames):

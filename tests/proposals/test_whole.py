@@ -5,7 +5,8 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.masks.shapes import polygon_mask, region_mask
 from polypforge.phantom.render import render
-from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions, shrunk
+from polypforge.proposals.census import measure_lesions
+from polypforge.proposals.plan import PlanConfig, Planner, shrunk
 from polypforge.proposals.whole import FreePlanner, MaskPlanner
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -29,23 +31,19 @@ def region_polygon(region: Mask) -> tuple[tuple[int, int], ...]:
     return tuple(outline(region, max(1.0, 0.01 * size)))
 
 
-def blob(rng: np.random.Generator, elongation: float) -> NDArray[np.float32]:
-    """(48, 2) points of a rounded outline of unit area-equivalent radius, turned at random."""
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    radius = np.ones_like(angle)
-    for order in (2, 3, 4):
-        radius += rng.normal(0, 0.10 / order) * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
-    stretch = np.sqrt(np.clip(elongation, 0.3, 1.0))
-    points = np.stack([radius * np.cos(angle) / stretch, radius * np.sin(angle) * stretch], 1)
-    turn = rng.uniform(0, np.pi)
-    c, s = np.cos(turn), np.sin(turn)
-    return (points @ np.array([[c, -s], [s, c]])).astype(np.float32)
-
-
-def propose(image: Image, field: Mask, occupied: Mask, radius_px: float, elongation: float, rng: np.random.Generator) -> Proposal | None:
+def propose(
+    image: Image,
+    field: Mask,
+    occupied: Mask,
+    radius_px: float,
+    draw: Callable[[np.random.Generator], NDArray[np.float64]],
+    rng: np.random.Generator,
+    centres: Mask | None = None,
+) -> Proposal | None:
     """The best of several random places for a region of `radius_px` (area-equivalent, frame pixels); None when none fits.
 
-    A place must lie in the field of view (>= 97 %), touch nothing in `occupied`, and be neither lumen nor glare.
+    draw(rng) gives an outline of unit radius around (0, 0). centres: (H, W), where its middle may lie; None: anywhere. A place must lie in
+    the field of view (>= 97 %), touch nothing in `occupied`, and be neither lumen nor glare.
     """
     scale = min(1.0, WORK_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -53,14 +51,17 @@ def propose(image: Image, field: Mask, occupied: Mask, radius_px: float, elongat
     view = cv2.resize(field.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     taken = cv2.resize(occupied.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     taken = dilate(taken, 0.02 * size[0]) if taken.any() else taken
-    rows, columns = np.nonzero(view & ~taken)
+    open_to = view & ~taken
+    if centres is not None:
+        open_to &= cv2.resize(centres.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    rows, columns = np.nonzero(open_to)
     if not len(rows):
         return None
     best: Proposal | None = None
     accepted = 0
     for _ in range(TRIALS):
         pick = rng.integers(len(rows))
-        points = blob(rng, elongation) * radius_px * scale + np.array([columns[pick], rows[pick]])
+        points = draw(rng) * radius_px * scale + np.array([columns[pick], rows[pick]])
         place = polygon_mask(np.rint(points), grey.shape)
         clipped = (points.min() < 0) or (points[:, 0].max() >= size[0]) or (points[:, 1].max() >= size[1])
         if clipped or not place.any() or view[place].mean() < 0.97 or taken[place].any():

@@ -1,8 +1,8 @@
-"""From a data set to requests: which frame, which place, what kind of lesion. Request k depends on the seed, k and the data only."""
+"""From a data set to requests: which frame, which place, what kind of lesion. The same seed and data give the same plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import cv2
@@ -10,14 +10,20 @@ import numpy as np
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import POLYP, Attributes, Case, Request
+from polypforge.core.types import POLYP, Attributes, Box, Case, Mask, Request
 from polypforge.data.prepared import Prepared, prepare
-from polypforge.masks import attributes
-from polypforge.masks.shapes import components, polygon_mask
+from polypforge.masks.shapes import bounding_box, components, polygon_mask, region_mask
+from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, place_of, relative
+from polypforge.proposals.outlines import Blobs, Outlines
 from polypforge.proposals.places import loosened, propose, region_polygon
+from polypforge.proposals.proposal import Proposal
+from polypforge.proposals.ranking import box_iou
 from polypforge.proposals.removal import lesions_of, removals
+from polypforge.proposals.wishes import Quota, Turns
 
 LIGHTEST, DARKEST = 78.0, 20.0  # CIELAB lightness that a lesion is asked to keep within
+TRIES, QUOTA_TRIES = 25, 200  # frames, or other draws on them, before giving up
+REPEATED = 0.5  # IoU of the regions of two requests on one frame from which they are the same place
 
 
 @dataclass(frozen=True)
@@ -39,71 +45,146 @@ class PlanConfig:
 
 
 class Planner:
-    """Draws requests from backgrounds and from the attributes of the data set's own lesions.
+    """Draws requests from backgrounds and from what the data set's own lesions are like.
 
     names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions. shapes: whether
-    requests also ask for an outline of the lesion, for recipes that need a mask.
+    requests also ask for an outline of the lesion, for recipes that need a mask. wanted: shares of kinds of lesions; without them
+    kinds come as they are drawn. outlines: where outlines of placed lesions come from. placements: places that are given, by frame; then only these
+    frames are repainted, and only there.
     """
 
     def __init__(
         self,
         names: Sequence[str],
         load: Callable[[str], Case],
-        references: Sequence[Attributes],
+        references: Sequence[Lesion],
         seed: int,
         config: PlanConfig,
         shapes: bool = False,
+        wanted: Sequence[Quota] = (),
+        outlines: Outlines | None = None,
+        placements: Mapping[str, Sequence[Proposal]] | None = None,
     ) -> None:
+        if placements is not None:
+            names = [n for n in names if placements.get(n)]
         if not names:
             raise UserError("there is no frame to repaint: the data set has no usable training case.")
         if not references:
             raise UserError("the data set shows no lesion to learn sizes and colours from: add labelled polyp frames.")
         self.names, self.load, self.references, self.seed, self.config = names, load, references, seed, config
-        self.shapes = shapes
+        self.shapes, self.outlines, self.placements = shapes or outlines is not None, outlines or Blobs(), placements
+        self.turns = Turns(wanted or [Quota({}, 1.0)])
         self._order = numpy_rng(seed, "background order").permutation(len(names))
+        self._planned: list[list[Request]] = []
+        self._boxes: dict[str, list[Box]] = {}
 
     def requests(self, index: int) -> list[Request]:
         """What makes case number `index`: one request, or two when a lesion is moved (the first one removes it).
 
-        Frames that offer no place are passed over for the next frame in the order.
+        It depends on the seed, the data and what was planned before it, so that places don't repeat. Frames that offer no place, or only
+        places that were used, are passed over for the next frame in the order. Raises UserError when no frame has room.
         """
-        for attempt in range(25):
-            rng = numpy_rng(self.seed, "plan", index, attempt)
-            name = self.names[self._order[(index + attempt) % len(self.names)]]
-            planned = self._plan(prepare(self.load(name)), rng, seed_from(self.seed, "sample", index))
-            if planned:
-                return planned
-        raise UserError(f"no place for a lesion was found in 25 frames (case {index}): are the frames dark, or lesions everywhere?")
+        while len(self._planned) <= index:
+            self._planned.append(self._next(len(self._planned)))
+        return self._planned[index]
 
-    def _plan(self, background: Prepared, rng: np.random.Generator, seed: int) -> list[Request]:
-        wanted = self.references[rng.integers(len(self.references))]
+    def _next(self, index: int) -> list[Request]:
+        quota = self.turns.turn(index)
+        tries = TRIES if not quota.cell else QUOTA_TRIES
+        repeated: list[Request] = []
+        for attempt in range(tries):
+            rng = numpy_rng(self.seed, "plan", index, attempt)
+            background = prepare(self.load(self.names[self._order[(index + attempt) % len(self.names)]]))
+            planned = self._plan(background, quota.cell, rng, seed_from(self.seed, "sample", index))
+            if not planned or not self._is_of(planned[-1], quota.cell, background):
+                continue
+            box = bounding_box(region_mask(planned[-1].region, background.case.size))
+            if any(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ())):
+                repeated = repeated or planned
+                if attempt < min(tries, len(self.names)) - 1:
+                    continue
+                planned = repeated  # every frame was asked: places have to be used again
+            self._boxes.setdefault(planned[-1].background, []).append(box)
+            return planned
+        if repeated:
+            return repeated
+        if quota.cell:
+            raise UserError(
+                f"the quota '{quota}' can't be met: none of {min(tries, len(self.names))} frames has room for such a lesion (case {index})."
+            )
+        raise UserError(f"no place for a lesion was found in {tries} frames (case {index}): are the frames dark, or lesions everywhere?")
+
+    def _is_of(self, request: Request, cell: Cell, background: Prepared) -> bool:
+        if not cell:
+            return True
+        rows, columns = np.nonzero(region_mask(request.lesion or request.region, background.case.size))
+        at = relative(float(columns.mean()), float(rows.mean()), background.field)
+        return belongs(Lesion(Attributes(**request.attributes), at), cell)
+
+    def _wanted(self, cell: Cell, rng: np.random.Generator) -> Attributes:
+        """Attributes of one of the data's lesions of this kind, or, where it has none, of another one changed into it."""
+        same = [lesion for lesion in self.references if belongs(lesion, {k: v for k, v in cell.items() if k != "place"})]
+        chosen = (same or self.references)[rng.integers(len(same or self.references))].attributes
+        return moved_into(chosen, cell, rng)
+
+    def _plan(self, background: Prepared, cell: Cell, rng: np.random.Generator, seed: int) -> list[Request]:
+        wanted = self._wanted(cell, rng)
+        if self.placements is not None:
+            return self._given(background, wanted, cell, rng, seed)
         if not background.boxes:
-            return self._place(background, wanted, rng, seed, [])
+            return self._place(background, wanted, cell, rng, seed, [])
         edit = rng.choice(["replace", "add", "move"], p=[self.config.replace, self.config.add, self.config.move])
         if edit == "replace":
-            return self._replace(background, wanted, rng, seed)
-        if edit == "add":
-            return self._place(background, wanted, rng, seed, [])
-        return self._place(background, wanted, rng, seed, removals(background, seed))
+            return self._replace(background, wanted, cell, rng, seed)
+        return self._place(background, wanted, cell, rng, seed, [] if edit == "add" else removals(background, seed))
 
-    def _place(self, background: Prepared, wanted: Attributes, rng: np.random.Generator, seed: int, first: list[Request]) -> list[Request]:
+    def _given(self, background: Prepared, wanted: Attributes, cell: Cell, rng: np.random.Generator, seed: int) -> list[Request]:
+        """At one of the frame's given places, the best first; places that lie on a lesion replace it."""
+        case = background.case
+        offered = (self.placements or {})[case.name]
+        used = self._boxes.get(case.name, [])
+        for proposal in [*offered[len(used) % len(offered) :], *offered[: len(used) % len(offered)]]:
+            region = region_mask(proposal.region, case.size) & background.field
+            lesion = region_mask(proposal.lesion or proposal.region, case.size) & region
+            if not lesion.any():
+                continue
+            rows, columns = np.nonzero(lesion)
+            if "place" in cell and place_of(relative(float(columns.mean()), float(rows.mean()), background.field)) != cell["place"]:
+                continue
+            fill = float(lesion.sum() / region.sum())
+            size = float(np.sqrt(lesion.sum() / background.field_area_px))
+            asked = self._asked(wanted, fill, size, lightness(case, region), rng)
+            shape = proposal.lesion if self.shapes else ()
+            return [Request(case.name, POLYP, proposal.region, seed, asked, lesion=shape)]
+        return []
+
+    def _place(
+        self, background: Prepared, wanted: Attributes, cell: Cell, rng: np.random.Generator, seed: int, first: list[Request]
+    ) -> list[Request]:
         case = background.case
         occupied = lesions_of(case)
         size = float(np.clip(wanted.size * np.exp(rng.normal(0, 0.15)), *self.config.size_range))
         if occupied.any() and not first:
             size = min(size, 0.3)  # a second lesion beside the first
+        size = moved_into(Attributes(**asdict(wanted) | {"size": size}), cell, rng).size
         fill = float(rng.uniform(0.5, 0.72))
         radius = size * np.sqrt(background.field_area_px / np.pi / fill)
-        proposal = propose(case.image, background.field, occupied, float(radius), wanted.elongation, rng)
+        centres = place_mask(cell["place"], background.field) if "place" in cell else None
+        proposal = propose(case.image, background.field, occupied, float(radius), lambda r: self.outlines.draw(r, wanted), rng, centres)
         if proposal is None:
             return []
         parent = first[-1].id if first else ""
-        asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(proposal.region), case.size)), rng)
-        lesion = shrunk(proposal.region, float(np.sqrt(fill))) if self.shapes else ()
-        return [*first, Request(case.name, POLYP, proposal.region, seed, asked, parent=parent, lesion=lesion)]
+        region = proposal.region
+        lesion = shrunk(region, float(np.sqrt(fill))) if self.shapes else ()
+        if lesion:  # an outline may be hollow or branched, and a region must leave room all around it
+            drawn = polygon_mask(list(lesion), case.size)
+            region = region_polygon(loosened(drawn, 0.12)) if drawn.any() else region
+            fill = float(drawn.sum() / max(1, region_mask(region, case.size).sum()))
+        asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(region), case.size)), rng)
+        return [*first, Request(case.name, POLYP, region, seed, asked, parent=parent, lesion=lesion)]
 
-    def _replace(self, background: Prepared, wanted: Attributes, rng: np.random.Generator, seed: int) -> list[Request]:
-        lesion = self._largest(background)
+    def _replace(self, background: Prepared, wanted: Attributes, cell: Cell, rng: np.random.Generator, seed: int) -> list[Request]:
+        lesion: Mask = components(lesions_of(background.case), 30)[0]
         region = loosened(lesion, float(rng.uniform(0.08, 0.2))) & background.field
         if not region.any() or (lesion & background.field & ~region).any():
             return []
@@ -112,10 +193,6 @@ class Planner:
         asked = self._asked(wanted, fill, size, lightness(background.case, region), rng)
         shape = region_polygon(lesion & background.field) if self.shapes else ()
         return [Request(background.case.name, POLYP, region_polygon(region), seed, asked, lesion=shape)]
-
-    def _largest(self, background: Prepared) -> np.ndarray:
-        parts = components(lesions_of(background.case), 30)
-        return parts[0]
 
     def _asked(self, wanted: Attributes, fill: float, size: float, place: float, rng: np.random.Generator) -> dict[str, float]:
         values = asdict(wanted) | {"fill": fill, "size": size}
@@ -137,16 +214,3 @@ def lightness(case: Case, region: np.ndarray) -> float:
     """Mean CIELAB lightness (0..100) of the frame in the region."""
     mean = case.image[region].mean(0) if region.any() else np.full(3, 128.0)
     return float(cv2.cvtColor((mean / 255).astype(np.float32).reshape(1, 1, 3), cv2.COLOR_RGB2LAB)[0, 0, 0])
-
-
-def measure_lesions(case: Case) -> list[Attributes]:
-    """Attributes of every lesion of a case with a mask, each in a loosened region of its own."""
-    if case.mask is None or not case.mask.any():
-        return []
-    field = prepare(case).field
-    found = []
-    for lesion in components(case.mask, 60):
-        region = loosened(lesion, 0.12) & field
-        if (lesion & region).any():
-            found.append(attributes.measure(case.image, lesion, region, field))
-    return found

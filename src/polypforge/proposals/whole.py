@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import POLYP, Attributes, Case, Request
+from polypforge.core.types import POLYP, Case, Request
+from polypforge.proposals.census import Lesion
 
 
 class MaskPlanner:
@@ -15,7 +16,7 @@ class MaskPlanner:
     load(name) gives the case.
     """
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Attributes], seed: int) -> None:
+    def __init__(self, names: Sequence[str], load: Callable[[str], Case], references: Sequence[Lesion], seed: int) -> None:
         self.references, self.seed, self.load = references, seed, load
         self._left = [names[i] for i in numpy_rng(seed, "mask order").permutation(len(names))]
         self._showing: list[str] = []
@@ -34,7 +35,7 @@ class MaskPlanner:
 class FreePlanner:
     """Frames from nothing but a seed. Seeds follow one another, so that a recipe which numbers its cases gives each once."""
 
-    def __init__(self, references: Sequence[Attributes], seed: int) -> None:
+    def __init__(self, references: Sequence[Lesion], seed: int) -> None:
         self.references, self.seed = references, seed
         self._first = seed_from(seed, "free") % 2**31
 

@@ -135,7 +135,16 @@ def expand(
     write_jsonl(out / METADATA, real_rows + rows)
     calibration = _calibration(segmenter, opened, load)
     report = write_report(
-        out, opened, load, store, finals, accepted, verdicts, planner.references, calibration, settings | provenance["versions"]
+        out,
+        opened,
+        load,
+        store,
+        finals,
+        accepted,
+        verdicts,
+        [r.attributes for r in planner.references],
+        calibration,
+        settings | provenance["versions"],
     )
     reasons: dict[str, int] = {}
     for request in finals:

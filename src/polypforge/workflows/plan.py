@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polypforge.core.seeding import numpy_rng
-from polypforge.core.types import Attributes
-from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
+from polypforge.proposals.census import Lesion, measure_lesions
+from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.proposals.whole import FreePlanner, MaskPlanner
 from polypforge.recipes import Recipe
 from polypforge.workflows.opened import Opened
@@ -18,7 +18,7 @@ AnyPlanner = Planner | MaskPlanner | FreePlanner
 def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None) -> AnyPlanner:
     """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions."""
     names = [c.name for c in opened.cases("train")]
-    references: list[Attributes] = []
+    references: list[Lesion] = []
     for pick in numpy_rng(seed, "references").permutation(len(names)):
         references += measure_lesions(load(names[pick]))
         if len(references) >= REFERENCES:

@@ -14,7 +14,7 @@ from polypforge.core.window import around_mask
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import bounding_box, components, region_mask
-from polypforge.proposals.plan import measure_lesions
+from polypforge.proposals.census import measure_lesions
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gate import Verdict, drawn_lesion
 from polypforge.quality.neighbours import descriptor, nearest
@@ -140,7 +140,7 @@ class _Drawn:
     def __init__(self, case: Case, request: Request) -> None:
         part = drawn_lesion(case, region_mask(request.region, case.size))
         self.request = request
-        self.attributes = measure_lesions(Case(case.name, case.image, part))
+        self.attributes = [found.attributes for found in measure_lesions(Case(case.name, case.image, part))]
         self.centre = _centre(part)
         self.view = descriptor(case.image, part)
 

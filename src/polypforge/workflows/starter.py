@@ -19,7 +19,8 @@ from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
 from polypforge.masks.shapes import components, region_mask
 from polypforge.models.first_stage import FirstStage
-from polypforge.proposals.plan import PlanConfig, Planner, measure_lesions
+from polypforge.proposals.census import measure_lesions
+from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gate import GateConfig, Verdict, agreement, drawn_lesion, judge
 from polypforge.quality.neighbours import descriptor, nearest
