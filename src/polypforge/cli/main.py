@@ -183,6 +183,48 @@ def propose(
 
 
 @app.command()
+def plan(
+    data: Annotated[Path, typer.Argument(help="The data set whose frames are to be repainted.")],
+    out: Annotated[Path, typer.Option(help="JSONL of requests, which `generate --requests` takes.")],
+    num: Annotated[int, typer.Option(help="How many requests.")],
+    want: Annotated[
+        str,
+        typer.Option(
+            help="match (as the data), 'balance size', 'more small flat', or a CSV of quotas with the columns size (small, medium, large), "
+            "colour (pale, similar, red), shape (round, oval, long), relief (flat, raised), place (centre, upper, ...), and share."
+        ),
+    ] = "match",
+    outlines: Annotated[
+        str | None,
+        typer.Option(help="Shapes: blob, real (the data's masks, varied), paris or paris:Is,IIa, or weights of cond_polyp_diff."),
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Name each lesion's outline, for recipes that need a mask.")] = False,
+    proposals: Annotated[Path | None, typer.Option(help="Places: JSONL of `polypforge propose`.")] = None,
+    drawn: Annotated[Path | None, typer.Option(help="Places: folder of masks drawn for frames, with the frames' names.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Places: JSON {frame: [[x0, y0, x1, y1], ...]}.")] = None,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Plan what to make, from what the data lacks: sizes, colours, shapes and places of lesions by quota."""
+    from polypforge.workflows.plan import plan_requests as run
+
+    result = run(
+        data, out, num, want=want, outlines=outlines, masks=masks, proposals=proposals, drawn=drawn, boxes=boxes, layout=layout,
+        skip_bad=skip_bad, seed=seed, device=device, offline=offline,
+    )  # fmt: skip
+    lines = [f"{'':10}{'data':>7}{'plan':>7}"]
+    for name, shares in result["data"].items():
+        lines += [name] + [f"  {label:8}{share:7.0%}{result['plan'][name][label]:7.0%}" for label, share in shares.items()]
+    per_frame = ", ".join(f"{count} with {n}" for n, count in result["lesions per frame"].items())
+    lines += [f"frames by lesions: {per_frame}", f"quotas missed by at most {result['greatest miss']:.1%}", result["out"]]
+    emit(result, as_json, "\n".join(lines))
+
+
+@app.command()
 def generate(
     out: Annotated[Path, typer.Option(help="Folder for the cases. The same command finishes what is left.")],
     data: Annotated[Path, typer.Option(help="The frames to repaint.")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl
 from polypforge.core.images import image_files, read_mask
-from polypforge.core.types import Case, Mask
+from polypforge.core.types import Mask
 from polypforge.masks.pseudo import inscribed_polygon
-from polypforge.masks.shapes import components, polygon_mask
+from polypforge.masks.shapes import components
 from polypforge.proposals.places import loosened, region_polygon
 from polypforge.proposals.proposal import Proposal
 
@@ -79,11 +79,3 @@ def read_boxes(path: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, li
 
 def _around(lesion: Mask, source: str) -> Proposal:
     return Proposal(region_polygon(loosened(lesion, MARGIN)), 1.0, region_polygon(lesion), source)
-
-
-def frame_sizes(cases: Sequence[Case]) -> dict[str, tuple[int, int]]:
-    return {case.name: case.size for case in cases}
-
-
-def lesion_mask(proposal: Proposal, size: tuple[int, int]) -> Mask:
-    return polygon_mask(list(proposal.lesion or proposal.region), size)

@@ -48,9 +48,9 @@ class Planner:
     """Draws requests from backgrounds and from what the data set's own lesions are like.
 
     names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions. shapes: whether
-    requests also ask for an outline of the lesion, for recipes that need a mask. wanted: shares of kinds of lesions; without them
-    kinds come as they are drawn. outlines: where outlines of placed lesions come from. placements: places that are given, by frame; then only these
-    frames are repainted, and only there.
+    requests also ask for an outline of the lesion, for recipes that need a mask. wanted: shares of kinds of lesions; without them kinds
+    come as they are drawn. outlines: where outlines of placed lesions come from. placements: places that are given, by frame; then
+    only these frames are repainted, and only there.
     """
 
     def __init__(

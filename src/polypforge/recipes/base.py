@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polypforge.core.errors import UserError
-from polypforge.core.types import Case, Request
+from polypforge.core.types import Case, Mask, Request
 from polypforge.features import Encoder
 from polypforge.models.locate import locate
 from polypforge.models.trainable import Batch, Trainable
@@ -60,6 +60,10 @@ class Recipe(Trainable):
     def encoder(self) -> Encoder:
         """The denoiser's own features of frames. Raises UserError for a recipe without a denoiser."""
         raise UserError(f"{self.name} has no denoiser that could give features: use another recipe's, or starter:encoder.")
+
+    def draw_masks(self, seeds: Sequence[int]) -> list[Mask]:
+        """New lesion masks, one for each seed, some perhaps empty. Raises UserError for a recipe without a model of masks."""
+        raise UserError(f"{self.name} has no model of masks: use weights of cond_polyp_diff.")
 
     @staticmethod
     def from_pretrained(model: str | Path, offline: bool = False) -> Recipe:

@@ -1,18 +1,138 @@
-"""A planner for an opened data set and what a recipe needs."""
+"""`polypforge plan`: requests that give a data set what it lacks; and the planner that other commands make theirs with."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
-from polypforge.proposals.census import Lesion, measure_lesions
+from polypforge.core.types import POLYP, Attributes, Case, Request
+from polypforge.data.prepared import prepare
+from polypforge.generation.writer import write_requests
+from polypforge.masks.shapes import components, region_mask
+from polypforge.models.locate import locate, set_offline
+from polypforge.proposals.census import LEAST_AREA_PX, Lesion, classify, measure_lesions, relative, shares, take_census
+from polypforge.proposals.outlines import PARIS, Blobs, GeneratedOutlines, Outlines, ParisOutlines, RealOutlines
+from polypforge.proposals.placements import read_boxes, read_drawn, read_proposals
 from polypforge.proposals.plan import PlanConfig, Planner
+from polypforge.proposals.proposal import Proposal
 from polypforge.proposals.whole import FreePlanner, MaskPlanner
-from polypforge.recipes import Recipe
-from polypforge.workflows.opened import Opened
+from polypforge.proposals.wishes import quotas
+from polypforge.recipes import Recipe, load_recipe
+from polypforge.workflows.device import device_of
+from polypforge.workflows.opened import Opened, open_checked
 
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
 WITHOUT_REMOVAL = PlanConfig(replace=2 / 3, add=1 / 3, move=0.0)
 
 AnyPlanner = Planner | MaskPlanner | FreePlanner
+
+
+def plan_requests(
+    data: Path,
+    out: Path,
+    num: int,
+    *,
+    want: str = "match",
+    outlines: str | None = None,
+    masks: bool = False,
+    proposals: Path | None = None,
+    drawn: Path | None = None,
+    boxes: Path | None = None,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    offline: bool = False,
+) -> dict[str, Any]:
+    """Write `num` requests for `polypforge generate` to `out`, and return what the data and the plan are like.
+
+    want: see `proposals.wishes.quotas`. outlines: where shapes come from, see `outlines_of`. masks: whether requests name the lesion's
+    outline, for recipes that need a mask. proposals, drawn, boxes: places that are given (at most one of them). Raises UserError before
+    anything is written.
+    """
+    if num < 1:
+        raise UserError(f"--num is {num}: ask for at least one request.")
+    if sum(x is not None for x in (proposals, drawn, boxes)) > 1:
+        raise UserError("--proposals, --drawn and --boxes each say where lesions go: give one of them.")
+    set_offline(offline)
+    opened = open_checked(data, layout, skip_bad, min_cases=1)
+    load = opened.loader()
+    names = [c.name for c in opened.cases("train")]
+    with Progress(TextColumn("measuring lesions"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("census", total=len(names))
+
+        def seen(name: str) -> Case:
+            bar.advance(task)
+            return load(name)
+
+        census = take_census(names, seen)
+    places = _places(proposals, drawn, boxes, names, load)
+    planner = Planner(
+        names, load, census.lesions, seed, WITHOUT_REMOVAL, masks, quotas(want, census.lesions),
+        outlines_of(outlines, names, load, device) if outlines else None, places,
+    )  # fmt: skip
+    requests: list[Request] = []
+    with Progress(TextColumn("planning"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("plan", total=num)
+        for index in range(num):
+            requests += planner.requests(index)
+            bar.advance(task)
+    planned = [_kind_of(r, load) for r in requests if r.label == POLYP]
+    met = _met(planner, planned)
+    write_requests(out, requests)
+    return {
+        "requests": len(requests), "out": str(out), "lesions per frame": census.per_frame, "data": census.shares(), "plan": shares(planned),
+        "quotas": met, "greatest miss": max((abs(q["wanted"] - q["planned"]) for q in met), default=0.0),
+    }  # fmt: skip
+
+
+def _met(planner: Planner, planned: list[dict[str, str]]) -> list[dict[str, Any]]:
+    rows = []
+    for quota in planner.turns.wanted:
+        count = sum(all(kind[name] == label for name, label in quota.cell.items()) for kind in planned)
+        rows.append({"quota": str(quota), "wanted": round(quota.share, 4), "planned": round(count / max(1, len(planned)), 4)})
+    return rows
+
+
+def _kind_of(request: Request, load) -> dict[str, str]:
+    case = load(request.background)
+    rows, columns = np.nonzero(region_mask(request.lesion or request.region, case.size))
+    at = relative(float(columns.mean()), float(rows.mean()), prepare(case).field)
+    return classify(Lesion(Attributes(**request.attributes), at))
+
+
+def _places(proposals: Path | None, drawn: Path | None, boxes: Path | None, names: list[str], load) -> dict[str, list[Proposal]] | None:
+    if proposals is not None:
+        return read_proposals(proposals)
+    if drawn is None and boxes is None:
+        return None
+    sizes = {name: load(name).size for name in names}
+    return read_drawn(drawn, sizes) if drawn is not None else read_boxes(boxes or Path(), sizes)
+
+
+def outlines_of(name: str, names: list[str], load, device: str = "auto") -> Outlines:
+    """blob (by rule), real (the data's masks, changed), paris or paris:Is,IIa (by class), or weights of a recipe with a model of masks."""
+    if name == "blob":
+        return Blobs()
+    if name == "paris" or name.startswith("paris:"):
+        return ParisOutlines([c.strip() for c in name.partition(":")[2].split(",")] if ":" in name else PARIS)
+    if name == "real":
+        known = []
+        for frame in names:
+            case = load(frame)
+            parts = components(case.mask, LEAST_AREA_PX) if case.mask is not None and case.mask.any() else []
+            measured = measure_lesions(case) if len(parts) == 1 else []
+            if measured:
+                known.append((measured[0].attributes, parts[0]))
+        return RealOutlines(known)
+    recipe = load_recipe(locate(name)).to(device_of(device))
+    return GeneratedOutlines(lambda seed: recipe.draw_masks([seed])[0])
 
 
 def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None) -> AnyPlanner:
