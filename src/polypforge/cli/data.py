@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from polypforge.cli.options import JsonOut, Layout, SkipBad, emit
+from polypforge.cli.options import Device, JsonOut, Layout, Offline, SkipBad, emit
 
-app = typer.Typer(no_args_is_help=True, help="Check, import and split data sets.")
+app = typer.Typer(no_args_is_help=True, help="Check, import, split and mask data sets.")
 DataArgument = Annotated[Path, typer.Argument(help="Folder with the data.")]
 
 
@@ -63,3 +63,20 @@ def split(
     left = f", {len(result['left_out'])} left out: they tie two splits together" if result["left_out"] else ""
     counts = ", ".join(f"{k} {v}" for k, v in result["counts"].items())
     emit(result, as_json, f"{counts}{left}; {result['links']} links between cases, {result['crossing']} of them cross splits")
+
+
+@app.command()
+def masks(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the new data set.")],
+    model: Annotated[str, typer.Option(help="A model of the SAM family, by folder or hub id (facebook/sam-vit-base).")],
+    layout: Layout = "auto",
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Turn boxes into pixel masks, so that box-only data can be expanded. Look at the result before you train on it."""
+    from polypforge.workflows.box_masks import mask_boxes
+
+    result = mask_boxes(data, out, model, layout=layout, device=device, offline=offline)
+    emit(result, as_json, f"{result['cases']} cases in {out}, {len(result['left_out'])} left out")

@@ -148,7 +148,7 @@ def places(matches: Sequence[Matches], database: ReferenceDatabase, cell_px: flo
             reference = database.references[match.row]
             theirs = match.theirs[own]
             lesions = lesion_cells(reference, database.patches(match.row).shape[:2])[theirs[:, 0], theirs[:, 1]]
-            score = float(match.score[own].clip(0).sum() * max(match.near, 0.0))
+            score = float(match.score[own].clip(0).sum() * (1 + match.near) / 2)
             found.append(Place(box, score, match.row, int(np.bincount(lesions).argmax()) - 1))
     merged: list[Place] = []
     for place in sorted(found, key=lambda p: -p.score):

@@ -15,6 +15,7 @@ WORK_PX = 256  # longer side at which scenes are read
 GLARE = 225  # darkest channel of a wet highlight
 GLARE_AREA = 4e-4  # of the field: smaller highlights are part of any wet surface, also of polyps
 FOREIGN_AREA = 0.006  # of the field: an instrument, its sheath, a clip, a large rest of stool
+GREYISH = 0.4  # of the tissue's chroma: steel and white plastic have less
 LUMEN_AREA = 0.004
 
 
@@ -63,7 +64,8 @@ def foreign_things(small: Image, field: Mask) -> Mask:
     spread = np.median(np.abs(hue[seen] - middle), 0) * 1.4826
     away = middle - hue  # less red, less yellow: steel and plastic lack the tissue's colour or have the opposite one
     far = (away[..., 0] > np.maximum(16, 3.5 * spread[0])) | (away[..., 1] > np.maximum(20, 4.5 * spread[1]))
-    return _large(far & seen, FOREIGN_AREA * field.sum())
+    grey = np.hypot(hue[..., 0], hue[..., 1]) < GREYISH * float(np.hypot(*middle))
+    return _large((far | grey) & seen, FOREIGN_AREA * field.sum())
 
 
 def find_lumen(small: Image, field: Mask) -> tuple[Mask, tuple[float, float] | None]:

@@ -18,6 +18,7 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
 from polypforge.masks.shapes import components, region_mask
+from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.models.first_stage import FirstStage
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.plan import PlanConfig, Planner
@@ -33,7 +34,8 @@ from polypforge.workflows.train import train
 from polypforge.workflows.trainables import shipped_config
 
 SETS = ("kvasir-seg", "polypgen")
-JUDGE, FORGE, FIRST_STAGE = "window_segmenter", "forge", "first_stage"
+JUDGE, FORGE, FIRST_STAGE, ENCODER = "window_segmenter", "forge", "first_stage", "encoder"
+TRAINED_AS = {ENCODER: FrameEncoder.name}  # where the shipped name isn't that of `polypforge train`
 
 
 def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str = "auto") -> dict[str, Any]:
@@ -42,25 +44,27 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
-    for name in (FIRST_STAGE, JUDGE, FORGE):
-        budget = float(read_yaml(shipped_config(name))["training"]["budget_seconds"]) * budget_share
-        result = train(name, folders, out / name, budget_seconds=budget, device=device)
+    for name in (FIRST_STAGE, ENCODER, JUDGE, FORGE):
+        kind = TRAINED_AS.get(name, name)
+        budget = float(read_yaml(shipped_config(kind))["training"]["budget_seconds"]) * budget_share
+        result = train(kind, folders, out / name, budget_seconds=budget, device=device)
         if result["seconds"] < budget:  # interrupted: the same command goes on
             raise KeyboardInterrupt
-    return pack_starter(folders, out / FORGE / "model", out / JUDGE / "model", out / FIRST_STAGE / "model", out, device)
+    return pack_starter(folders, out, device)
 
 
-def pack_starter(
-    folders: list[Path], forge: Path, judge_folder: Path, first_stage: Path, out: Path, device: str = "auto"
-) -> dict[str, Any]:
-    """Measure generator and judge on the held-out cases of `folders`; write all three in half precision with their model card."""
+def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[str, Any]:
+    """Measure generator and judge of `out` on the held-out cases of `folders`; write all weights in half precision with their card."""
     target = out / "starter"
+    trained = {name: out / name / "model" for name in (FORGE, JUDGE, FIRST_STAGE, ENCODER)}
     with whole_folder(target / FORGE) as folder:
-        load_recipe(forge).to(torch.bfloat16).save_pretrained(folder)
+        load_recipe(trained[FORGE]).to(torch.bfloat16).save_pretrained(folder)
     with whole_folder(target / JUDGE) as folder:
-        WindowSegmenter.load_pretrained(judge_folder).to(torch.float16).save_pretrained(folder)
+        WindowSegmenter.load_pretrained(trained[JUDGE]).to(torch.float16).save_pretrained(folder)
     with whole_folder(target / FIRST_STAGE) as folder:
-        FirstStage.load_pretrained(first_stage).to(torch.float16).save_pretrained(folder)
+        FirstStage.load_pretrained(trained[FIRST_STAGE]).to(torch.float16).save_pretrained(folder)
+    with whole_folder(target / ENCODER) as folder:
+        FrameEncoder.load_pretrained(trained[ENCODER]).save_pretrained(folder)
     recipe = load_recipe(target / FORGE).float()
     segmenter = WindowSegmenter.load_pretrained(target / JUDGE).eval()
     opened = [open_checked(f, cache=out / "checks" / f"{f.name}.json") for f in folders]
@@ -193,14 +197,14 @@ def model_card(figures: dict[str, Any], size: int, opened: list[Opened]) -> str:
 
 CARD = """# Starter weights
 
-`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels) and `first_stage` (the f4 autoencoder that latent recipes of starter size
+`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels), `encoder` (features of frames, learned without labels) and `first_stage` (the f4 autoencoder that latent recipes of starter size
 work in), {size:.1f} MB together, safetensors.
 
 **Data.** {used} (cases in use after near-duplicates of held-out cases were left out), and phantom frames of this project. Kvasir-SEG (Jha et al., MMM 2020) and PolypGen
 (Ali et al., Scientific Data 2023): research and education only, so the weights are too. Held-out: Kvasir-SEG's `test.txt` and PolypGen centre 5; no weight and no setting of
 the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
-**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/window_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
+**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/window_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
 weights of the last step are shipped.
 
 **Figures** on held-out frames: half of the requests repaint the frame's lesion with a new one, half add a second lesion. The judge was trained on other frames than these. Copy-paste is Poisson
