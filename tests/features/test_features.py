@@ -93,9 +93,7 @@ def test_memory_stays_flat_however_many_frames_there_are(own):
             held.append(i)
             yield str(i), render(1, 64).image
 
-    taken = 0
-    for _ in store.features(frames()):
-        taken += 1
+    for taken, _ in enumerate(store.features(frames()), 1):
         assert len(held) - taken <= 2
 
 
@@ -142,7 +140,7 @@ def test_an_encoder_without_patches_or_a_damaged_one_is_refused(tmp_path, own):
     from safetensors.torch import save_file
     from torchvision.models import vgg19
 
-    save_file({k: v for k, v in vgg19(weights=None).state_dict().items()}, tmp_path / "vgg.safetensors")
+    save_file(vgg19(weights=None).state_dict(), tmp_path / "vgg.safetensors")
     encoder = load_encoder(f"vgg19:{tmp_path / 'vgg.safetensors'}")
     with pytest.raises(UserError, match="no patch features"):
         encoder.patches(torch.zeros(1, 3, 32, 32))

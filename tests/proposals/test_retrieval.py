@@ -183,7 +183,7 @@ def test_outlines_are_moved_and_shrunk_onto_allowed_ground():
     circle = 20 * np.stack([np.cos(angle), np.sin(angle)], 1)
     allowed = np.ones((120, 160), bool)
     placed = fit_outline(circle, (80, 60), allowed)
-    assert np.allclose(placed, circle + (80, 60), atol=1.5)
+    assert np.allclose(placed, circle + np.array([80, 60]), atol=1.5)
     allowed[:, :70] = False
     placed = fit_outline(circle, (75, 60), allowed)
     assert not (polygon_mask(np.rint(placed), allowed.shape) & ~allowed).any() and 85 < placed[:, 0].mean() < 105

@@ -65,6 +65,7 @@ class ReferenceDatabase:
         self.folder, self.manifest, self.index, self.references = folder, manifest, index, references
         self._starts = np.cumsum([0] + [s["count"] for s in manifest["shards"]])
         self._open: dict[int, Any] = {}
+        self._counted = -1
 
     def __len__(self) -> int:
         return len(self.references)
@@ -163,6 +164,18 @@ class ReferenceDatabase:
     def _stored(self, what: str, row: int) -> NDArray:
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._shard(shard).get_tensor(f"{what}_{row - self._starts[shard]:05d}")
+
+    def kin(self, name: str, group: str) -> set[int]:
+        """Rows of the case of this name, and of its group, as the caller or the database knows it."""
+        if self._counted != len(self.references):
+            self._rows: dict[tuple[str, str], set[int]] = {}
+            for row, reference in enumerate(self.references):
+                for key in (("name", reference.name), ("group", reference.group)):
+                    self._rows.setdefault(key, set()).add(row)
+            self._counted = len(self.references)
+        own = self._rows.get(("name", name), set())
+        groups = {g for g in (group, *(self.references[row].group for row in own)) if g}
+        return own.union(*(self._rows.get(("group", g), set()) for g in groups))
 
     def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """See `VectorIndex.search`. Raises UserError for an empty database."""

@@ -47,7 +47,7 @@ def read_drawn(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, 
     for path in files:
         name = next((n for n in sizes if Path(n).name == path.stem), None)
         if name is None:
-            raise UserError(f"{path}: the data has no frame '{path.stem}' that this mask could be for.")
+            raise UserError(f"{path}: the data has no training frame '{path.stem}' that this mask could be for.")
         mask = read_mask(path)
         if mask.shape != sizes[name]:
             here, there = f"{mask.shape[1]}x{mask.shape[0]}", f"{sizes[name][1]}x{sizes[name][0]}"
@@ -66,7 +66,7 @@ def read_boxes(path: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, li
     found: dict[str, list[Proposal]] = {}
     for name, boxes in listed.items():
         if name not in sizes:
-            raise UserError(f"{path}: the data has no frame '{name}'.")
+            raise UserError(f"{path}: the data has no training frame '{name}'.")
         height, width = sizes[name]
         for number, box in enumerate(boxes):
             if len(box) != 4 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):

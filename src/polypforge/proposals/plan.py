@@ -13,7 +13,7 @@ from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import POLYP, Attributes, Box, Case, Mask, Request
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks.shapes import bounding_box, components, polygon_mask, region_mask
-from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, place_of, relative
+from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, relative
 from polypforge.proposals.outlines import Blobs, Outlines
 from polypforge.proposals.places import loosened, propose, region_polygon
 from polypforge.proposals.proposal import Proposal
@@ -148,14 +148,12 @@ class Planner:
             lesion = region_mask(proposal.lesion or proposal.region, case.size) & region
             if not lesion.any():
                 continue
-            rows, columns = np.nonzero(lesion)
-            if "place" in cell and place_of(relative(float(columns.mean()), float(rows.mean()), background.field)) != cell["place"]:
-                continue
             fill = float(lesion.sum() / region.sum())
             size = float(np.sqrt(lesion.sum() / background.field_area_px))
             asked = self._asked(wanted, fill, size, lightness(case, region), rng)
-            shape = proposal.lesion if self.shapes else ()
-            return [Request(case.name, POLYP, proposal.region, seed, asked, lesion=shape)]
+            request = Request(case.name, POLYP, proposal.region, seed, asked, lesion=proposal.lesion if self.shapes else ())
+            if self._is_of(request, cell, background):
+                return [request]
         return []
 
     def _place(

@@ -113,15 +113,16 @@ class Proposer:
 
     def _habits(self, case: Case, features: FrameFeatures, scene: Scene, allowed: Mask) -> list[Hypothesis]:
         """Where the polyps of similar frames lay, each carried to the same place of this frame."""
-        count = min(len(self.database), self.config.neighbours + 1)
+        count = min(len(self.database), self.config.neighbours + 10)  # some may be the frame's own
         if not count or not allowed.any():
             return []
         distance, rows = self.database.search(features.vector[None], count)
         spread = float(np.median(distance[0])) + 1e-9
+        own = self.database.kin(case.name, case.group)
         found = []
         for row, d in zip(rows[0].tolist(), distance[0].tolist(), strict=True):
             reference = self.database.references[row] if row >= 0 else None
-            if reference is None or reference.name == case.name or (case.group and reference.group == case.group):
+            if reference is None or row in own:
                 continue
             weight = float(np.exp(-self.config.sharpness * (d - distance[0, 0]) / spread)) / len(reference.lesions)
             for number, polygon in enumerate(reference.lesions):

@@ -115,13 +115,12 @@ def retrieve(
 
     Raises UserError when K is above the database, or the database is empty.
     """
-    own = [] if config.own_group else [i for i, r in enumerate(database.references) if r.name == name or (group and r.group == group)]
+    own: set[int] = set() if config.own_group else database.kin(name, group)
     if len(database) and config.references > len(database):
         raise UserError(f"{config.references} references were asked for each frame, but the database holds {len(database)}.")
     asked = min(len(database), config.references + len(own)) if len(database) else config.references
     distance, rows = database.search(features.vector[None], asked)
-    barred = set(own)
-    chosen = [(int(r), float(d)) for r, d in zip(rows[0], distance[0], strict=True) if r >= 0 and int(r) not in barred]
+    chosen = [(int(r), float(d)) for r, d in zip(rows[0], distance[0], strict=True) if r >= 0 and int(r) not in own]
     found = []
     for row, d in chosen[: config.references]:
         theirs = database.patches(row)

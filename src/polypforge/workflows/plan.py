@@ -30,6 +30,8 @@ from polypforge.workflows.opened import Opened, open_checked
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
 WITHOUT_REMOVAL = PlanConfig(replace=2 / 3, add=1 / 3, move=0.0)
 
+MATCH = "match"
+
 AnyPlanner = Planner | MaskPlanner | FreePlanner
 
 
@@ -38,7 +40,7 @@ def plan_requests(
     out: Path,
     num: int,
     *,
-    want: str = "match",
+    want: str = MATCH,
     outlines: str | None = None,
     masks: bool = False,
     proposals: Path | None = None,
@@ -73,8 +75,10 @@ def plan_requests(
 
         census = take_census(names, seen)
     places = _places(proposals, drawn, boxes, names, load)
+    # Given places bring their sizes: drawing colours from the data's lesions is all that can match.
+    wanted = [] if places is not None and want == MATCH else quotas(want, census.lesions)
     planner = Planner(
-        names, load, census.lesions, seed, WITHOUT_REMOVAL, masks, quotas(want, census.lesions),
+        names, load, census.lesions, seed, WITHOUT_REMOVAL, masks, wanted,
         outlines_of(outlines, names, load, device) if outlines else None, places,
     )  # fmt: skip
     requests: list[Request] = []

@@ -16,6 +16,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
 from polypforge.data.source import SourceCase
+from polypforge.data.split import components as linked
 from polypforge.features import Encoder
 from polypforge.features.frames import FeatureStore, frame_key
 from polypforge.masks import attributes
@@ -29,7 +30,7 @@ from polypforge.proposals.scene import read_scene
 from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.workflows.device import device_of
 from polypforge.workflows.encoder import open_encoder
-from polypforge.workflows.opened import open_checked
+from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import refuse_nesting
 
 SHARD = 64  # references written at once: what an interruption can cost
@@ -69,10 +70,22 @@ def build_references(
         raise UserError(f"{recipe.name} can't turn a polyp to normal: choose a model of a recipe that can, such as starter:forge.")
     if "background" not in recipe.needs:
         raise UserError(f"{recipe.name} draws new frames, and turns none to normal.")
-    added = _add_all(database, cases, recipe.to(device_of(device)), opened_encoder, batch_size, seed, index)
+    groups = _groups(opened)
+    added = _add_all(database, cases, groups, recipe.to(device_of(device)), opened_encoder, batch_size, seed, index)
     if index is not None and database.manifest["index"] and database.manifest["index"]["kind"] != index:
         database.rebuild_index(index)
     return {"database": str(out), "added": added, "references": len(database), **_quality(database)}
+
+
+def _groups(opened: Opened) -> dict[str, str]:
+    """The group of each case; near-duplicates have one in common, so that a frame is never explained by its own twin."""
+    found: dict[str, str] = {}
+    names = {c.name for c in opened.source.cases}
+    links = [(a, b) for a, b in opened.report.pairs if a in names and b in names]
+    for members in linked(opened.source.cases, links):
+        first = min(c.group or c.name for c in members)
+        found |= {c.name: first for c in members}
+    return found
 
 
 def _open_or_create(out: Path, encoder: Encoder, provenance: dict[str, Any]) -> ReferenceDatabase:
@@ -89,7 +102,14 @@ def _open_or_create(out: Path, encoder: Encoder, provenance: dict[str, Any]) -> 
 
 
 def _add_all(
-    database: ReferenceDatabase, cases: Sequence[SourceCase], recipe: Recipe, encoder: Encoder, batch_size: int, seed: int, kind: str | None
+    database: ReferenceDatabase,
+    cases: Sequence[SourceCase],
+    groups: dict[str, str],
+    recipe: Recipe,
+    encoder: Encoder,
+    batch_size: int,
+    seed: int,
+    kind: str | None,
 ) -> int:
     known = {r.key for r in database.references}
     store = FeatureStore(encoder, batch_size=batch_size)
@@ -109,7 +129,7 @@ def _add_all(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("turning polyps to normal", total=len(cases))
         for batch in _batches(cases, batch_size, known, lambda: bar.advance(task)):
-            references += [describe(case) for case in batch]
+            references += [describe(case, groups.get(case.name, case.group)) for case in batch]
             normal += turn_normal(recipe, batch, seed)
             if added == 0 and len(normal) == len(batch):  # after the first batch
                 minutes = (time.monotonic() - started) / len(batch) * len(cases) / 60
@@ -135,14 +155,14 @@ def _batches(cases: Sequence[SourceCase], size: int, known: set[str], seen) -> I
         yield batch
 
 
-def describe(case: Case) -> Reference:
+def describe(case: Case, group: str) -> Reference:
     """What the database remembers of a case: outlines, attributes and the lumen, all in frame pixels."""
     prepared = prepare(case)
     lesions = [p for p in components(lesions_of(case), LEAST_AREA_PX) if (p & prepared.field).any()]
     measured = [asdict(attributes.measure(case.image, p, loosened(p, MARGIN) & prepared.field, prepared.field)) for p in lesions]
     rounded = tuple({k: round(v, 4) for k, v in m.items()} for m in measured)
     outlines = tuple(tuple(outline(p, max(1.0, 0.01 * float(np.sqrt(p.sum()))))) for p in lesions)
-    return Reference(case.name, case.group, frame_key(case.image), case.size, outlines, rounded, read_scene(prepared).lumen_at)
+    return Reference(case.name, group, frame_key(case.image), case.size, outlines, rounded, read_scene(prepared).lumen_at)
 
 
 def turn_normal(recipe: Recipe, cases: Sequence[Case], seed: int) -> list[Case]:

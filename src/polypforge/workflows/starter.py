@@ -17,8 +17,8 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
-from polypforge.masks.shapes import components, region_mask
 from polypforge.features.frame_encoder import FrameEncoder
+from polypforge.masks.shapes import components, region_mask
 from polypforge.models.first_stage import FirstStage
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.plan import PlanConfig, Planner
