@@ -65,7 +65,7 @@ def test_the_matching_place_is_found_both_ways(encoder, tmp_path, rng):
         (match,) = retrieve(features(mine), np.ones((10, 10), bool), db, config)
         assert {tuple(c) for c in match.cells} == {(1, 6), (1, 7), (2, 6), (2, 7)}
         assert (match.score > 0.99).all() and match.cluster.max() == 0
-        (place,) = places([match], db, 10.0, (100, 100))
+        (place,) = places([match], 10.0, (100, 100))
         assert place.box == (60, 10, 80, 30) and (place.row, place.lesion) == (0, 0)
 
 
@@ -101,12 +101,12 @@ def test_agreeing_clusters_of_several_candidates_count_together(encoder, tmp_pat
     mine[7:9, 1:3] = unit(1.2 * theirs[2][4:6, 4:6] + 0.8 * mine[7:9, 1:3])  # one says there, more clearly
     db = database(tmp_path / "db", encoder, theirs)
     matches = retrieve(features(mine), np.ones((10, 10), bool), db, RetrievalConfig(references=3, matches=4))
-    best = places(matches, db, 10.0, (100, 100))
+    best = places(matches, 10.0, (100, 100))
     alone = {m.row: m for m in matches}
     assert best[0].score >= best[-1].score and len(alone) == 3
     assert any(p.box == (60, 10, 80, 30) for p in best)
     twice = next(p for p in best if p.box == (60, 10, 80, 30))
-    single = places([m for m in matches if m.row == twice.row], db, 10.0, (100, 100))[0]
+    single = places([m for m in matches if m.row == twice.row], 10.0, (100, 100))[0]
     assert twice.score > single.score
 
 

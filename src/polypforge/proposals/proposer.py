@@ -90,7 +90,7 @@ class Proposer:
             allowed = allowed & ~occupied
         usable = cells_within(allowed, features.patches.shape[:2], features.cell_px)
         matches = retrieve(features, usable, self.database, self.config.retrieval, case.group, case.name) if usable.any() else []
-        found = places(matches, self.database, features.cell_px, case.size)
+        found = places(matches, features.cell_px, case.size)
         found = [p for p in found if p.score >= self.config.floor * found[0].score]
         matched = [self._at_place(p, scene, case.size) for p in found]
         habits = self._habits(case, features, scene, allowed) if self.config.habits or not matched else []

@@ -45,7 +45,8 @@ class RetrievalConfig:
 @dataclass(frozen=True)
 class Matches:
     """One candidate's local matches. row: of the database. near: cosine similarity of the frames. cells, theirs: (m, 2) row and column of
-    matched patches in the frame and in the reference; score: (m,) their cosine similarity; cluster: (m,) number of each one's cluster."""
+    matched patches in the frame and in the reference; score: (m,) their cosine similarity; cluster: (m,) number of each one's cluster;
+    lesion: (m,) number of the reference's lesion that was matched."""
 
     row: int
     near: float
@@ -53,6 +54,7 @@ class Matches:
     theirs: NDArray[np.int64]
     score: NDArray[np.float32]
     cluster: NDArray[np.int64]
+    lesion: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,14 @@ def retrieve(
     found = []
     for row, d in chosen[: config.references]:
         theirs = database.patches(row)
-        cells, other, score = local_matches(
-            features.patches, usable, theirs, lesion_cells(database.references[row], theirs.shape[:2]), config
-        )
+        lesions = lesion_cells(database.references[row], theirs.shape[:2])
+        cells, other, score = local_matches(features.patches, usable, theirs, lesions, config)
         cluster = DBSCAN(eps=config.eps, min_samples=1).fit_predict(cells) if len(cells) else np.zeros(0, np.int64)
-        found.append(Matches(row, 1 - d / 2, cells, other, score, cluster))
+        found.append(Matches(row, 1 - d / 2, cells, other, score, cluster, lesions[other[:, 0], other[:, 1]] - 1))
     return found
 
 
-def places(matches: Sequence[Matches], database: ReferenceDatabase, cell_px: float, size: tuple[int, int]) -> list[Place]:
+def places(matches: Sequence[Matches], cell_px: float, size: tuple[int, int]) -> list[Place]:
     """Clusters of all candidates, best first. Two that overlap by half are one place, whose score is their sum."""
     found: list[Place] = []
     for match in matches:
@@ -144,11 +145,8 @@ def places(matches: Sequence[Matches], database: ReferenceDatabase, cell_px: flo
                 int(columns.min() * cell_px), int(rows.min() * cell_px),
                 min(size[1], int(np.ceil((columns.max() + 1) * cell_px))), min(size[0], int(np.ceil((rows.max() + 1) * cell_px))),
             )  # fmt: skip
-            reference = database.references[match.row]
-            theirs = match.theirs[own]
-            lesions = lesion_cells(reference, database.patches(match.row).shape[:2])[theirs[:, 0], theirs[:, 1]]
             score = float(match.score[own].clip(0).sum() * (1 + match.near) / 2)
-            found.append(Place(box, score, match.row, int(np.bincount(lesions).argmax()) - 1))
+            found.append(Place(box, score, match.row, int(np.bincount(match.lesion[own]).argmax())))
     merged: list[Place] = []
     for place in sorted(found, key=lambda p: -p.score):
         twin = next((i for i, m in enumerate(merged) if box_iou(m.box, place.box) > 0.5), None)
