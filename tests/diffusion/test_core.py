@@ -224,3 +224,28 @@ def test_learned_variance_reaches_the_sampler():
     results = [ancestral(diffusion.denoiser(network(s)), x, sigmas, None, constant_noise) for s in (0.0, 1.0)]
     spread = [float(interpolated_log_variance(torch.tensor(s), sigmas[0], sigmas[1]).mul(0.5).exp()) for s in (0.0, 1.0)]
     assert float((results[1] - results[0]).mean()) == pytest.approx(0.5 * (spread[1] - spread[0]), rel=1e-4)
+
+
+def test_the_floor_keeps_noisy_levels_in_the_loss_and_is_checked():
+    clean = torch.zeros(2, 1, 4, 4)
+    for prediction, scale in (("x0", lambda r: r * 0 + 1), ("v", lambda r: 1 / (r + 1)), ("epsilon", lambda r: 1 / r)):
+        diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction, snr_gamma=5.0, snr_floor=1.0))
+        times = torch.tensor([10, 990])
+        weight = diffusion.errors(lambda s, t, c: s, clean, None, torch.Generator(), times).weight
+        ratio = diffusion.signal[times] / (1 - diffusion.signal[times])
+        assert torch.allclose(weight, torch.tensor([5.0, 1.0]) * scale(ratio))
+    for bad in (dict(snr_floor=1.0), dict(snr_gamma=1.0, snr_floor=2.0), dict(snr_floor=-1.0)):
+        with pytest.raises(ValueError, match="snr_floor"):
+            DiffusionConfig(**bad)
+
+
+def test_a_wild_variance_does_not_blow_up_sampling():
+    diffusion = GaussianDiffusion(DiffusionConfig(prediction="x0", learned_variance=True))
+
+    def network(state, times, cond):
+        return torch.cat([torch.zeros_like(state), torch.full_like(state, 60.0)], 1)
+
+    noise = SampleNoise([1, 2])
+    sigmas = diffusion.spaced(20)
+    drawn = ancestral(diffusion.denoiser(network, clip=True), noise.start((1, 4, 4), sigmas[0]), sigmas, None, noise)
+    assert torch.isfinite(drawn).all() and drawn.abs().max() <= 1

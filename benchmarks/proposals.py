@@ -1,0 +1,152 @@
+"""Proposals: ours against the original way, in one process; and search among a million references.
+
+    python benchmarks/proposals.py --frames 1000 --references 10000 --million
+
+The original way (Polyp-Gen's program), for each frame: the encoder is loaded, the features of all references are computed anew, and
+scikit-learn finds neighbours, first of the frame, then of each patch in each candidate. Each of its parts is timed on a few frames and
+references, and multiplied: a full run would take days. Told, too, for a kinder reading in which the references' features are stored
+and only read and indexed again for each frame. Ours is timed over all frames. Frames are phantoms; features are the shipped encoder's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import DBSCAN
+from sklearn.neighbors import NearestNeighbors
+
+from polypforge.core.types import Case
+from polypforge.data.prepared import prepare
+from polypforge.features import load_encoder
+from polypforge.features.frames import FeatureStore, FrameFeatures, encode
+from polypforge.phantom.render import render
+from polypforge.proposals.database import ReferenceDatabase
+from polypforge.proposals.index import VectorIndex
+from polypforge.proposals.proposer import Proposer, ProposerConfig
+from polypforge.proposals.retrieval import lesion_cells
+from polypforge.workflows.references import describe
+
+ENCODER, RENDERED, K = "starter:encoder", 40, 5
+
+
+def varied(frames: list[Case], count: int):
+    """`count` different frames: the rendered ones, each time a little darker."""
+    for i in range(count):
+        case = frames[i % len(frames)]
+        dim = 1 - 0.25 * (i // len(frames)) / max(1, count // len(frames))
+        yield Case(f"frame-{i}", (case.image * dim).astype(np.uint8), case.mask)
+
+
+def fill(folder: Path, frames: list[Case], features: list[FrameFeatures], count: int) -> ReferenceDatabase:
+    """A database of `count` references: the frames' features, each moved by noise."""
+    encoder = load_encoder(ENCODER)
+    database = ReferenceDatabase.create(folder, encoder, {})
+    rng = np.random.default_rng(0)
+    known = [(describe(c, ""), c, f) for c, f in zip(frames, features, strict=True) if c.mask.any()]
+    for start in range(0, count, 500):
+        references, images, held = [], [], []
+        for i in range(start, min(count, start + 500)):
+            reference, case, f = known[i % len(known)]
+            patches = f.patches + rng.normal(0, 0.02, f.patches.shape).astype(np.float16)
+            vector = f.vector + rng.normal(0, 0.02, f.vector.shape).astype(np.float32)
+            references.append(type(reference)(f"reference-{i}", f"group-{i}", str(i), *tuple(vars(reference).values())[3:]))
+            images.append(case.image[:16, :16])
+            held.append(FrameFeatures(vector / np.linalg.norm(vector), patches, f.cell_px))
+        database.add(references, images, held)
+    return database
+
+
+def original_search(query: FrameFeatures, vectors: np.ndarray, database: ReferenceDatabase) -> None:
+    """The program's search for one frame, once features are there."""
+    nearest = NearestNeighbors(n_neighbors=K).fit(vectors).kneighbors(query.vector[None], return_distance=False)[0]
+    for row in nearest:
+        theirs = database.patches(int(row)).astype(np.float32)
+        mask = lesion_cells(database.references[int(row)], theirs.shape[:2]).ravel() > 0
+        mine = query.patches.reshape(-1, theirs.shape[-1]).astype(np.float32)
+        distance, match = NearestNeighbors(n_neighbors=1).fit(theirs.reshape(len(mask), -1)).kneighbors(mine)
+        kept = np.flatnonzero(mask[match[:, 0]])
+        best = kept[np.argsort(distance[kept, 0])[:30]]
+        if len(best):
+            cells = np.stack(np.unravel_index(best, query.patches.shape[:2]), 1)
+            np.bincount(DBSCAN(eps=2.05, min_samples=1).fit_predict(cells)).argmax()
+
+
+def million(count: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(2000, dim))
+    vectors = (centres[rng.integers(2000, size=count)] + 0.7 * rng.normal(size=(count, dim))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    started = time.perf_counter()
+    index = VectorIndex.create(vectors, "hnsw")
+    built = time.perf_counter() - started
+    recall = index.recall(vectors)
+    queries = vectors[rng.integers(count, size=300)] + (0.3 / np.sqrt(dim) * rng.normal(size=(300, dim))).astype(np.float32)
+    each = []
+    for query in queries:
+        started = time.perf_counter()
+        index.search(query[None], 5)
+        each.append(time.perf_counter() - started)
+    print(
+        f"| {count:,} references, hnsw | {1000 * np.median(each):.2f} ms a search (95 %: {1000 * np.quantile(each, 0.95):.2f}), recall@5 "
+        f"{recall:.3f}, built in {built:.0f} s |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--references", type=int, default=10_000)
+    parser.add_argument("--million", action="store_true")
+    given = parser.parse_args()
+    frames = [render(5000 + i, 320, polyps=1) for i in range(RENDERED)]
+    encoder = load_encoder(ENCODER)
+    features = [f for _, f in FeatureStore(encoder).features((c.name, c.image) for c in frames)]
+    with tempfile.TemporaryDirectory() as place:
+        database = fill(Path(place) / "database", frames, features, given.references)
+
+        started = time.perf_counter()
+        proposer, store = Proposer(database, ProposerConfig()), FeatureStore(encoder)
+        held: list[Case] = []
+
+        def told():
+            for case in varied(frames, given.frames):
+                held.append(case)
+                yield case.name, case.image
+
+        found = sum(len(proposer.propose(prepare(case), f)) for (_, f), case in ((pair, held.pop(0)) for pair in store.features(told())))
+        ours = time.perf_counter() - started
+
+        few = 5
+        started = time.perf_counter()
+        for _ in range(few):
+            load_encoder(ENCODER)
+        loading = (time.perf_counter() - started) / few
+        started = time.perf_counter()
+        for case in frames:
+            encode(encoder, [case.image])
+        encoding = (time.perf_counter() - started) / len(frames)
+        vectors = database.vectors()
+        started = time.perf_counter()
+        for _ in range(few):
+            ReferenceDatabase.open(database.folder).vectors()
+        reading = (time.perf_counter() - started) / few
+        started = time.perf_counter()
+        for query in features[:few]:
+            original_search(query, vectors, database)
+        searching = (time.perf_counter() - started) / few
+    whole = given.frames * (loading + (given.references + 1) * encoding + searching)
+    kind = given.frames * (loading + encoding + reading + searching)
+    print(f"| {given.frames:,} frames, {given.references:,} references | seconds | ratio |\n| --- | --- | --- |")
+    print(f"| ours, features included ({found:,} proposals) | {ours:.1f} | 1 |")
+    print(f"| original way, references encoded for each frame (computed from its parts) | {whole:,.0f} | {whole / ours:,.0f} |")
+    print(f"| the same, references' features stored (computed from its parts) | {kind:,.0f} | {kind / ours:.1f} |")
+    if given.million:
+        million(1_000_000, vectors.shape[1])
+
+
+if __name__ == "__main__":
+    main()
