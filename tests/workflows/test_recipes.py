@@ -35,6 +35,17 @@ def test_copy_paste_expands_without_training(data, tmp_path):
     assert again.accepted == result.accepted and again.made == result.made
 
 
+def test_expand_follows_a_wish_and_refuses_senseless_ones(data, tmp_path):
+    expand(data, tmp_path / "out", 3, recipe="copy_paste", want="balance size", device="cpu")
+    asked = [json.loads(line)["attributes"]["size"] for line in (tmp_path / "out" / "work" / "requests.jsonl").read_text().splitlines()]
+    assert {"small" if s < 0.15 else "medium" if s < 0.3 else "large" for s in asked[:3]} == {"small", "medium", "large"}
+    with pytest.raises(UserError, match="is not understood"):
+        expand(data, tmp_path / "other", 3, want="nicer ones")
+    with pytest.raises(UserError, match="draws whole frames"):
+        expand(data, tmp_path / "other", 3, recipe="polyp_ddpm", want="match")
+    assert not (tmp_path / "other").exists()
+
+
 def test_pairs_of_an_outside_generator_pass_the_same_gate(data, tmp_path):
     pairs = tmp_path / "pairs"
     write_data_set(pairs, [render(8300 + i, 200, polyps=1) for i in range(6)])

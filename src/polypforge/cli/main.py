@@ -43,6 +43,9 @@ def expand(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = None,
     budget: Annotated[str | None, typer.Option(help="Fine-tune (or train) on the data for so long first (90s, 15m, 2h).")] = None,
+    want: Annotated[
+        str | None, typer.Option(help="Kinds of lesions to ask for: 'balance size', 'more small flat', or a CSV of quotas; see `plan`.")
+    ] = None,
     min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
@@ -57,8 +60,8 @@ def expand(
     from polypforge.workflows.expand import expand as run
 
     result = run(
-        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), min_iou=min_iou, layout=layout, skip_bad=skip_bad,
-        synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
+        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), want=want, min_iou=min_iou, layout=layout,
+        skip_bad=skip_bad, synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(
         result.to_json(),

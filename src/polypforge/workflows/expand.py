@@ -21,7 +21,7 @@ from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
 from polypforge.quality.judges import Judge, load_judge
-from polypforge.recipes import Recipe, load_recipe
+from polypforge.recipes import Recipe, load_recipe, recipe_class
 from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
@@ -29,7 +29,7 @@ from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gate import gate_config, spoil_children
 from polypforge.workflows.generator import generator_source, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
-from polypforge.workflows.plan import AnyPlanner, make_planner
+from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
@@ -61,6 +61,7 @@ def expand(
     model: str | None = None,
     judge_model: str = "starter:window_segmenter",
     budget_seconds: float | None = None,
+    want: str | None = None,
     seed: int = 0,
     min_iou: float = 0.7,
     layout: str = "auto",
@@ -74,7 +75,8 @@ def expand(
 
     recipe, model: which generator; without a model, the starter weights of the recipe (default: forge), or, where none are shipped, a
     model that is trained on the data first, from the recipe's starter configuration. budget_seconds: how long to fine-tune a given
-    model, or to train a new one. The same call again resumes. Raises UserError for anything the caller can mend.
+    model, or to train a new one. want: kinds of lesions to ask for, see `proposals.wishes.quotas`. The same call again resumes. Raises
+    UserError for anything the caller can mend.
     """
     started = time.monotonic()
     data, out = Path(data), Path(out)
@@ -86,6 +88,7 @@ def expand(
     gate = gate_config(min_iou)
     judge_folder = locate(judge_model, offline)
     source = generator_source(recipe, model, offline)
+    check_wish(want, recipe_class(source.recipe))
     settings = {
         "recipe": source.recipe,
         "data": str(data.resolve()),
@@ -95,6 +98,7 @@ def expand(
         "judge": weights_hash(judge_folder),
         "layout": layout,
         "budget_seconds": budget_seconds,
+        "want": want,
         "seed": seed,
         "min_iou": min_iou,
         "skip_bad": skip_bad,
@@ -115,7 +119,7 @@ def expand(
         folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device, offline)
         budget_seconds = None
     generator = load_recipe(folder).to(device_of(device))
-    planner = make_planner(opened, load, seed, generator)
+    planner = make_planner(opened, load, seed, generator, want=want)
     _state_cost(generator, planner, load, num, opened, budget_seconds)
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)

@@ -139,8 +139,21 @@ def outlines_of(name: str, names: list[str], load, device: str = "auto") -> Outl
     return GeneratedOutlines(lambda seed: recipe.draw_masks([seed])[0])
 
 
-def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None) -> AnyPlanner:
-    """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions."""
+def check_wish(want: str | None, recipe: type[Recipe]) -> None:
+    """Raises UserError for a wish that means nothing, or that the recipe can't follow; before anything costly is done."""
+    if want is None:
+        return
+    if "background" not in recipe.needs:
+        raise UserError(f"--want asks for kinds of lesions, but {recipe.name} draws whole frames, whose lesions are those of their masks.")
+    quotas(want, [])
+
+
+def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None, want: str | None = None) -> AnyPlanner:
+    """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions.
+
+    want: see `proposals.wishes.quotas`; only for recipes that repaint frames. Raises UserError.
+    """
+    check_wish(want, type(recipe))
     names = [c.name for c in opened.cases("train")]
     references: list[Lesion] = []
     for pick in numpy_rng(seed, "references").permutation(len(names)):
@@ -149,7 +162,8 @@ def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanCo
             break
     if "background" in recipe.needs:
         config = config or (PlanConfig() if recipe.removes else WITHOUT_REMOVAL)
-        return Planner(names, load, references, seed, config, shapes="mask" in recipe.needs)
+        wanted = quotas(want, references) if want is not None else []
+        return Planner(names, load, references, seed, config, shapes="mask" in recipe.needs, wanted=wanted)
     if "mask" in recipe.needs:
         return MaskPlanner(names, load, references, seed)
     return FreePlanner(references, seed)
