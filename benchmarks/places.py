@@ -158,6 +158,8 @@ def control(data: Path, out: Path, database: ReferenceDatabase, encoder, habit, 
 
 def _elsewhere(case: Case):
     """A region as large as the polyp's, elsewhere in the field; None when there is no room."""
+    if case.mask is None:
+        return None
     prepared = prepare(case)
     own = loosened(case.mask, 0.12)
     x0, y0, x1, y1 = bounding_box(own)

@@ -109,6 +109,8 @@ def main() -> None:
         database = fill(Path(place) / "database", frames, features, given.references)
 
         started = time.perf_counter()
+        encoder = load_encoder(ENCODER)
+        database = ReferenceDatabase.open(database.folder, encoder)
         proposer, store = Proposer(database, ProposerConfig()), FeatureStore(encoder)
         held: list[Case] = []
 
@@ -132,7 +134,7 @@ def main() -> None:
         vectors = database.vectors()
         started = time.perf_counter()
         for _ in range(few):
-            ReferenceDatabase.open(database.folder).vectors()
+            database.vectors()
         reading = (time.perf_counter() - started) / few
         started = time.perf_counter()
         for query in features[:few]:

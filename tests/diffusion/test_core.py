@@ -226,16 +226,24 @@ def test_learned_variance_reaches_the_sampler():
     assert float((results[1] - results[0]).mean()) == pytest.approx(0.5 * (spread[1] - spread[0]), rel=1e-4)
 
 
-def test_the_floor_keeps_noisy_levels_in_the_loss_and_is_checked():
-    clean = torch.zeros(2, 1, 4, 4)
-    for prediction, scale in (("x0", lambda r: r * 0 + 1), ("v", lambda r: 1 / (r + 1)), ("epsilon", lambda r: 1 / r)):
-        diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction, snr_gamma=5.0, snr_floor=1.0))
-        times = torch.tensor([10, 990])
-        weight = diffusion.errors(lambda s, t, c: s, clean, None, torch.Generator(), times).weight
-        ratio = diffusion.signal[times] / (1 - diffusion.signal[times])
-        assert torch.allclose(weight, torch.tensor([5.0, 1.0]) * scale(ratio))
-    for bad in (dict(snr_floor=1.0), dict(snr_gamma=1.0, snr_floor=2.0), dict(snr_floor=-1.0)):
-        with pytest.raises(ValueError, match="snr_floor"):
+def test_the_bounds_cap_acts_on_the_bound_alone():
+    clean = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def network(state, times, cond):
+        return torch.cat([0.9 * clean, torch.zeros_like(clean)], 1)
+
+    times = torch.tensor([5])
+    plain, capped = (
+        GaussianDiffusion(DiffusionConfig(prediction="x0", learned_variance=True, bound_gamma=g)).errors(
+            network, clean, None, torch.Generator(), times
+        )
+        for g in (None, 1.0)
+    )
+    ratio = float(GaussianDiffusion(DiffusionConfig()).signal[5])
+    assert float(capped.bound / plain.bound) == pytest.approx((1 - ratio) / ratio, rel=1e-4)
+    assert float(plain.weight) == float(capped.weight) == 1
+    for bad in (dict(bound_gamma=-1.0), dict(snr_gamma=0.0)):
+        with pytest.raises(ValueError, match="must be positive"):
             DiffusionConfig(**bad)
 
 

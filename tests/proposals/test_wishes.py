@@ -4,10 +4,11 @@ import pytest
 from polypforge.core.errors import UserError
 from polypforge.core.types import Attributes
 from polypforge.data.prepared import prepare
+from polypforge.masks.attributes import shape
 from polypforge.masks.shapes import region_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.census import BINS, Lesion, belongs, classify, measure_lesions, moved_into, place_mask, relative, take_census
-from polypforge.proposals.outlines import PARIS, GeneratedOutlines, ParisOutlines, RealOutlines, blob, of_unit_area, unit_outline
+from polypforge.proposals.outlines import PARIS, KnownOutlines, ParisOutlines, blob, of_unit_area, unit_outline
 from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.proposals.wishes import Quota, Turns, quotas
 
@@ -111,6 +112,33 @@ def test_turns_keep_every_prefix_near_its_due():
         assert all(abs(counts[str(q)] - q.share * (k + 1)) <= 1 for q in wanted)
 
 
+def test_many_kinds_keep_the_bins_of_the_data_also_in_short_plans():
+    rng = np.random.default_rng(3)
+    values = zip(rng.uniform(0.05, 0.5, 300), rng.uniform(0.3, 1, 300), rng.normal(5, 5, 300), rng.normal(10, 3, 300), strict=True)
+    lesions = [Lesion(Attributes(0.6, s, e, 0.95, 0, a, 0, c), tuple(rng.uniform(-1, 1, 2))) for s, e, a, c in values]
+    wanted = quotas("match", lesions)
+    assert len(wanted) > 80
+    for seed in (20, 50, 100, 200):
+        turns = Turns(wanted)
+        kinds = [turns.turn(k).cell for k in range(seed)]
+        for name, labels in BINS.items():
+            for label in labels:
+                due = sum(q.share for q in wanted if q.cell[name] == label)
+                assert abs(np.mean([k[name] == label for k in kinds]) - due) <= max(0.02, 1.6 / seed), (name, label, seed)
+
+
+def test_a_request_that_names_an_outline_has_its_shape(frames, census):
+    wanted = quotas("balance shape", census.lesions)
+    for outlines in (None, ParisOutlines()):
+        planner = Planner(
+            list(frames), frames.__getitem__, census.lesions, 0, PlanConfig(0.5, 0.5, 0.0), shapes=True, wanted=wanted, outlines=outlines
+        )
+        for index in range(12):
+            (request,) = planner.requests(index)
+            drawn = region_mask(request.lesion, frames[request.background].size)
+            assert shape(drawn)[0] == pytest.approx(request.attributes["elongation"], abs=0.06)
+
+
 def test_a_plan_meets_its_quotas_within_two_percent_and_repeats_no_place(frames, census):
     wanted = quotas("balance size place", census.lesions)
     planner = Planner(list(frames), frames.__getitem__, census.lesions, 0, PlanConfig(0.5, 0.5, 0.0), wanted=wanted)
@@ -143,22 +171,21 @@ def test_outlines_enclose_the_area_of_a_unit_circle(frames, rng):
     import cv2
 
     lesion = next(c for c in frames.values() if c.mask.sum() > 400).mask
-    sources = [ParisOutlines([c]) for c in PARIS] + [RealOutlines([(PLAIN, lesion)]), GeneratedOutlines(lambda seed: lesion)]
+    known = [((0.8, 0.95), unit_outline(lesion))]
+    sources = [ParisOutlines([c]) for c in PARIS] + [KnownOutlines(known), KnownOutlines(known, stretch=0, bend=0)]
     for source in sources:
         for _ in range(4):
             points = source.draw(rng, PLAIN)
             assert cv2.contourArea(points.astype(np.float32)) == pytest.approx(np.pi, rel=0.02)
             assert np.abs(points).max() < 5
-    varied = [RealOutlines([(PLAIN, lesion)]).draw(np.random.default_rng(k), PLAIN) for k in range(2)]
-    assert not np.allclose(varied[0], varied[1]) and np.allclose(
-        varied[0], RealOutlines([(PLAIN, lesion)]).draw(np.random.default_rng(0), PLAIN)
-    )
+    varied = [KnownOutlines(known).draw(np.random.default_rng(k), PLAIN) for k in (0, 1, 0)]
+    assert not np.allclose(varied[0], varied[1]) and np.allclose(varied[0], varied[2])
+    turned = KnownOutlines(known, stretch=0, bend=0).draw(rng, PLAIN)
+    assert np.allclose(np.sort(np.linalg.norm(turned, axis=1)), np.sort(np.linalg.norm(known[0][1], axis=1)), atol=1e-3)
     assert np.allclose(of_unit_area(3 * unit_outline(lesion) + 7), unit_outline(lesion), atol=1e-3)
     long = blob(np.random.default_rng(1), 0.35)
     assert np.linalg.svd(long - long.mean(0), compute_uv=False)[1] / np.linalg.svd(long - long.mean(0), compute_uv=False)[0] < 0.6
     with pytest.raises(UserError, match="Paris class"):
         ParisOutlines(["IV"])
-    with pytest.raises(UserError, match="gave none"):
-        GeneratedOutlines(lambda seed: np.zeros((8, 8), bool)).draw(rng, PLAIN)
     with pytest.raises(UserError, match="no lesion mask"):
-        RealOutlines([])
+        KnownOutlines([])

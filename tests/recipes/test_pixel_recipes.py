@@ -20,7 +20,7 @@ from polypforge.recipes.diffuse_gen.styling import StylingLoss
 from polypforge.recipes.windows import square_window
 
 UNET = {"widths": [16, 32], "attention": [False, True], "layers": 1, "patch_px": 2, "norm_groups": 8, "head_dim": 8}
-X0 = {"prediction": "x0", "snr_gamma": 5.0}
+X0 = {"prediction": "x0", "snr_gamma": 5.0, "bound_gamma": 5.0}
 CONFIGS = {
     "polyp_ddpm": {"unet": UNET, "size_px": 32, "steps": 6, "diffusion": X0 | {"schedule": {"name": "cosine", "steps": 250}}},
     "cond_polyp_diff": {

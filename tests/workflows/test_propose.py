@@ -66,12 +66,10 @@ def test_references_are_built_once_and_grow(built, data, models, tmp_path):
 
 def test_proposals_are_requests_with_reasons_and_pictures(built, data, models, tmp_path):
     out, _ = built
-    result = propose_places(
-        data, out, tmp_path / "p.jsonl", explain=tmp_path / "why", cache=tmp_path / "cache", explain_first=2, device="cpu"
-    )
+    result = propose_places(data, out, tmp_path / "p.jsonl", explain=tmp_path / "why", cache=tmp_path / "cache", device="cpu")
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert result["proposals"] == len(rows) > 12 and {r["source"] for r in rows} <= {"retrieval", "prior"}
-    assert len(list((tmp_path / "why").glob("*.png"))) == 2
+    assert len(list((tmp_path / "why").glob("*.png"))) == result["frames"]
     asked = read_requests(tmp_path / "p.jsonl")
     assert [r.background for r in asked] == [r["background"] for r in rows] and all(r.lesion and r.region for r in asked)
     again = propose_places(data, out, tmp_path / "q.jsonl", cache=tmp_path / "cache", device="cpu")

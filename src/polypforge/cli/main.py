@@ -165,6 +165,7 @@ def propose(
     explain: Annotated[Path | None, typer.Option(help="Folder for pictures of how proposals came about.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps features of frames between calls.")] = None,
     layout: Layout = "auto",
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     device: Device = "auto",
     offline: Offline = False,
@@ -175,7 +176,7 @@ def propose(
 
     result = run(
         frames, references, out, count=num, references_per_frame=references_per_frame, encoder=encoder, model=model, in_lumen=in_lumen,
-        explain=explain, cache=cache, layout=layout, seed=seed, device=device, offline=offline,
+        explain=explain, cache=cache, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(
         result,

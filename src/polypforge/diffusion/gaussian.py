@@ -21,15 +21,15 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 @dataclass(frozen=True)
 class DiffusionConfig:
     """prediction: what the network estimates (epsilon, v, x0). learned_variance: it also gives the variance (twice the channels), which
-    the variational bound trains. loss: mse or l1. snr_gamma: an error in x0 weighs min(SNR, gamma) (Hang et al. 2023); null: what the
-    prediction makes of it. snr_floor: but no less than this (Salimans & Ho 2022 take 1): short trainings learn a picture's layout, too."""
+    the variational bound trains. loss: mse or l1. snr_gamma: weight by min(SNR, gamma) (Hang et al. 2023), or null. bound_gamma: the
+    same for the bound, in which an error in x0 counts by its SNR; null leaves it as in the paper."""
 
     schedule: Schedule = field(default_factory=Schedule)
     prediction: str = "epsilon"
     learned_variance: bool = False
     loss: str = "mse"
     snr_gamma: float | None = None
-    snr_floor: float = 0.0
+    bound_gamma: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -39,10 +39,8 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS or self.loss not in ("mse", "l1"):
             raise ValueError(f"prediction is one of {', '.join(PREDICTIONS)}; loss is mse or l1")
-        if self.snr_gamma is not None and self.snr_gamma <= 0:
-            raise ValueError("snr_gamma must be positive, or null")
-        if self.snr_floor < 0 or (self.snr_floor and (self.snr_gamma is None or self.snr_floor > self.snr_gamma)):
-            raise ValueError("snr_floor lies between 0 and snr_gamma, which it needs")
+        if any(gamma is not None and gamma <= 0 for gamma in (self.snr_gamma, self.bound_gamma)):
+            raise ValueError("snr_gamma and bound_gamma must be positive, or null")
 
 
 class Errors(NamedTuple):
@@ -85,8 +83,7 @@ class GaussianDiffusion:
             now, before = self.sigmas[times], self.sigmas[(times - 1).clamp_min(0)] * (times > 0)
             now, before = now.view(-1, 1, 1, 1).to(clean.device), before.view(-1, 1, 1, 1).to(clean.device)
             bound = variational_bound(clean, state / signal.sqrt(), guess.detach(), share, now, before) * len(self.signal) / 1000
-            # An error in x0 counts by the SNR in the bound: without the cap it rules all else.
-            bound = bound * self._snr_share(times).to(clean.device)
+            bound = bound * self._snr_share(times, self.config.bound_gamma).to(clean.device)
         return Errors(each, self._snr_weight(times).to(clean.device), guess, bound, signal)
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -108,20 +105,19 @@ class GaussianDiffusion:
     def _snr(self, times: Tensor) -> Tensor:
         return self.signal[times] / (1 - self.signal[times])
 
-    def _snr_share(self, times: Tensor) -> Tensor:
+    def _snr_share(self, times: Tensor, gamma: float | None) -> Tensor:
         """min(SNR, gamma) / SNR; 1 without gamma."""
-        if self.config.snr_gamma is None:
+        if gamma is None:
             return torch.ones_like(self.signal[times])
         ratio = self._snr(times)
-        return ratio.clamp_max(self.config.snr_gamma) / ratio
+        return ratio.clamp_max(gamma) / ratio
 
     def _snr_weight(self, times: Tensor) -> Tensor:
-        """Of what the network predicts (Hang et al. 2023, table 1); 1 without gamma."""
-        if self.config.snr_gamma is None:
-            return torch.ones_like(self.signal[times])
-        ratio = self._snr(times)
-        weight = ratio.clamp(self.config.snr_floor, self.config.snr_gamma)
-        return weight / {"x0": torch.ones_like(ratio), "v": ratio + 1, "epsilon": ratio}[self.config.prediction]
+        """The same for what the network predicts (Hang et al. 2023, table 1); 1 without gamma."""
+        share, ratio = self._snr_share(times, self.config.snr_gamma), self._snr(times)
+        if self.config.snr_gamma is None or self.config.prediction == "epsilon":
+            return share
+        return share * ratio / (ratio + 1) if self.config.prediction == "v" else share * ratio
 
     @torch.no_grad()
     def validation(self, network: Network, clean: Tensor, cond: Any, seed: int, name: str = "error") -> dict[str, float]:

@@ -47,19 +47,25 @@ def measure(image: Image, lesion: Mask, region: Mask, field: Mask, field_area_px
     around = lab[ring].mean(0) if ring.any() else lab[inside].mean(0)
     delta = lab[inside].mean(0) - around
 
-    points = np.argwhere(inside)[:, ::-1].astype(np.float32)
-    variances = np.linalg.eigvalsh(np.cov(points.T) + 1e-3 * np.eye(2)) if len(points) > 2 else np.ones(2)
-    hull_area = max(1.0, cv2.contourArea(cv2.convexHull(points)))
+    elongation, solidity = shape(inside)
     return Attributes(
         fill=fill,
         size=size,
-        elongation=float(np.sqrt(variances[0] / variances[1])),
-        solidity=float(min(1.0, len(points) / (hull_area + np.sqrt(hull_area) * 2))),
+        elongation=elongation,
+        solidity=solidity,
         delta_l=float(delta[0]),
         delta_a=float(delta[1]),
         delta_b=float(delta[2]),
         contrast=float(lab[inside][:, 0].std()),
     )
+
+
+def shape(lesion: Mask) -> tuple[float, float]:
+    """(elongation, solidity) of a mask that isn't empty, as `Attributes` has them."""
+    points = np.argwhere(lesion)[:, ::-1].astype(np.float32)
+    variances = np.linalg.eigvalsh(np.cov(points.T) + 1e-3 * np.eye(2)) if len(points) > 2 else np.ones(2)
+    hull_area = max(1.0, cv2.contourArea(cv2.convexHull(points)))
+    return float(np.sqrt(variances[0] / variances[1])), float(min(1.0, len(points) / (hull_area + np.sqrt(hull_area) * 2)))
 
 
 def crop_shape(crop: tuple[slice, slice]) -> tuple[int, int]:

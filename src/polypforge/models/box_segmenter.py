@@ -16,7 +16,13 @@ from polypforge.core.files import read_json
 from polypforge.core.types import Box, Image, Mask
 from polypforge.masks.shapes import box_mask, enlarge
 
-MODELS = {"sam": "SamModel", "sam_hq": "SamHQModel", "sam2": "Sam2Model"}  # by the config's model_type
+# By the config's model_type; the published SAM 2 weights say sam2_video and hold what single images need.
+MODELS = {
+    "sam": ("SamModel", "SamProcessor"),
+    "sam_hq": ("SamHQModel", "SamHQProcessor"),
+    "sam2": ("Sam2Model", "Sam2Processor"),
+    "sam2_video": ("Sam2Model", "Sam2Processor"),
+}
 SLACK = 0.05  # a mask may reach so much of the box's longer side beyond it: boxes are drawn by hand
 
 
@@ -29,9 +35,9 @@ class BoxSegmenter:
         if kind not in MODELS:
             raise UserError(f"{folder} holds no model of the SAM family ({', '.join(MODELS)}), but '{kind or 'nothing known'}'.")
         try:
-            model: Any = getattr(transformers, MODELS[kind])
-            self.model = model.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device)
-            self.processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model, processor = (getattr(transformers, name) for name in MODELS[kind])
+            self.model: Any = model.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device)
+            self.processor: Any = processor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): fetch the whole repository again."

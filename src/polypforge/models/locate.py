@@ -62,6 +62,7 @@ def _from_hub(model: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    offline = offline or _Network.forbidden
     try:
         folder = Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model"], local_files_only=offline))
         # Beside a pipeline's parts lie single-file copies of gigabytes that nothing reads.

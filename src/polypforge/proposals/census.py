@@ -12,6 +12,7 @@ from polypforge.core.types import Attributes, Case, Mask
 from polypforge.data.prepared import prepare
 from polypforge.masks import attributes
 from polypforge.masks.shapes import components
+from polypforge.proposals.outlines import Points, unit_outline
 from polypforge.proposals.places import loosened
 
 LEAST_AREA_PX = 60
@@ -21,10 +22,12 @@ INNER = 0.45  # of the field's half extent: nearer to its middle is "centre"
 
 @dataclass(frozen=True)
 class Lesion:
-    """attributes: see there. at: (x, y) of its middle, from the field's middle, in half extents of the field: -1..1."""
+    """attributes: see there. at: (x, y) of its middle, from the field's middle, in half extents of the field: -1..1. outline: see
+    `outlines.unit_outline`; None when it isn't known."""
 
     attributes: Attributes
     at: tuple[float, float]
+    outline: Points | None = None
 
 
 # (least, below) of one attribute. Fixed numbers, so that the words mean the same for every data set.
@@ -127,7 +130,7 @@ def measure_lesions(case: Case) -> list[Lesion]:
         if (lesion & region).any():
             rows, columns = np.nonzero(lesion)
             at = relative(float(columns.mean()), float(rows.mean()), prepared.field)
-            found.append(Lesion(attributes.measure(case.image, lesion, region, prepared.field), at))
+            found.append(Lesion(attributes.measure(case.image, lesion, region, prepared.field), at, unit_outline(lesion)))
     return found
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json, read_jsonl, sha256_of, whole_folder, write_json, write_jsonl
+from polypforge.core.files import inside, read_json, read_jsonl, sha256_of, whole_folder, write_json, write_jsonl
 from polypforge.core.types import Image
 from polypforge.features import Encoder
 from polypforge.features.frames import FrameFeatures
@@ -27,12 +27,14 @@ from polypforge.proposals.index import VectorIndex, kind_for
 FORMAT = 1
 MANIFEST = "manifest.json"
 PICTURE_PX = 256
+OUTGROWN = 4
+PARTS = ("entries.jsonl", "features.safetensors")
 Polygon = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One frame without its polyps. name, group: of the real case. key: hash of the normal frame's pixels. size: (height, width).
+    """One frame without its polyps. name, group: of the real case. key: hash of the real frame's pixels. size: (height, width).
     lesions: outlines of the polyps that were there, in frame pixels; attributes: theirs, in the same order. lumen: (x, y), or None."""
 
     name: str
@@ -83,7 +85,8 @@ class ReferenceDatabase:
 
     @classmethod
     def open(cls, folder: Path, encoder: Encoder | None = None) -> ReferenceDatabase:
-        """Raises UserError for a damaged database, and for one whose features are of another encoder than the given one."""
+        """Raises UserError for a damaged database, and for one whose features are of another encoder than the given one. Features are
+        checked when they are first read."""
         if not is_database(folder):
             raise UserError(f"{folder} is no reference database: build one with `polypforge references DATA --out {folder}`.")
         manifest = read_json(folder / MANIFEST)
@@ -92,26 +95,24 @@ class ReferenceDatabase:
         if encoder is not None:
             _same_encoder(folder, manifest, encoder)
         references: list[Reference] = []
-        for shard in manifest["shards"]:
-            for file, digest in shard["sha256"].items():
-                _unharmed(folder / shard["name"] / file, digest)
-            rows = read_jsonl(folder / shard["name"] / "entries.jsonl")
-            references += [Reference.from_json(row) for row in rows]
         index = None
-        if manifest["index"]:
-            _unharmed(folder / manifest["index"]["file"], manifest["index"]["sha256"])
-            index = VectorIndex.open(folder / manifest["index"]["file"])
-            if len(index) != len(references):
-                raise UserError(f"{folder} is damaged: its index holds {len(index)} of {len(references)} references; build it again.")
+        try:
+            for shard in manifest["shards"]:
+                path = inside(folder, f"{shard['name']}/entries.jsonl")
+                _unharmed(path, shard["sha256"]["entries.jsonl"])
+                references += [Reference.from_json(row) for row in read_jsonl(path)]
+            if manifest["index"]:
+                path = inside(folder, manifest["index"]["file"])
+                _unharmed(path, manifest["index"]["sha256"])
+                index = VectorIndex.open(path)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder / MANIFEST} is damaged ({error}): restore it, or build the database again.") from error
+        if len(index or ()) != len(references):
+            raise UserError(f"{folder} is damaged: its index holds {len(index or ())} of {len(references)} references; build it again.")
         return cls(folder, manifest, index, references)
 
-    def add(
-        self, references: Sequence[Reference], frames: Sequence[Image], features: Sequence[FrameFeatures], kind: str | None = None
-    ) -> None:
-        """Append a shard and grow the index; nothing stored before is read again.
-
-        frames: the normal frames, of which a small picture is kept. kind: of the index, when this is the first shard.
-        """
+    def add(self, references: Sequence[Reference], frames: Sequence[Image], features: Sequence[FrameFeatures]) -> None:
+        """Append a shard and grow the index; nothing stored before is read again. frames: the normal frames; a small picture is kept."""
         if not references:
             return
         name = f"shard-{len(self.manifest['shards']):05d}"
@@ -120,31 +121,45 @@ class ReferenceDatabase:
             write_jsonl(shard / "entries.jsonl", [r.to_json() for r in references])
             held = {"vectors": vectors} | {f"patches_{i:05d}": f.patches for i, f in enumerate(features)}
             save_file(held | {f"picture_{i:05d}": _small(f) for i, f in enumerate(frames)}, shard / "features.safetensors")
-        files = {f: sha256_of(self.folder / name / f) for f in ("entries.jsonl", "features.safetensors")}
-        if self.index is None or self.manifest["index"] is None:
-            kind = kind or kind_for(len(vectors))
-            index = VectorIndex.create(vectors, kind)
+        files = {f: sha256_of(self.folder / name / f) for f in PARTS}
+        learned = self.manifest["index"]["learned_from"] if self.index is not None else 0
+        if self.index is None:
+            index, kind = VectorIndex.create(vectors, "flat"), "flat"
         else:
-            index, kind = self.index, str((self.manifest["index"] or {}).get("kind"))
+            index, kind = self.index, str(self.kind)
             index.add(vectors)
-        self._keep(index, str(kind), [*self.manifest["shards"], {"name": name, "count": len(references), "sha256": files}])
+        self._keep(index, kind, learned, [*self.manifest["shards"], {"name": name, "count": len(references), "sha256": files}])
         self.references += references
         self._starts = np.append(self._starts, self._starts[-1] + len(references))
 
-    def rebuild_index(self, kind: str) -> None:
-        """A new index of `kind` from the stored vectors."""
-        self._keep(VectorIndex.create(self.vectors(), kind), kind, self.manifest["shards"])
+    @property
+    def kind(self) -> str | None:
+        """Of the index; None for an empty database."""
+        return self.manifest["index"]["kind"] if self.manifest["index"] else None
 
-    def _keep(self, index: VectorIndex, kind: str, shards: list[dict[str, Any]]) -> None:
+    def suit_index(self, kind: str | None = None) -> None:
+        """Build the index anew if another kind is asked for, or, unasked, suits the present size, or if its codes were learned from a
+        quarter of the vectors or less. Raises UserError when there are too few for that kind."""
+        if self.index is None:
+            return
+        wanted = kind or kind_for(len(self))
+        outgrown = wanted == "ivfpq" and len(self) >= OUTGROWN * max(1, self.manifest["index"]["learned_from"])
+        if wanted != self.kind or outgrown:
+            self._keep(VectorIndex.create(self.vectors(), wanted), wanted, len(self), self.manifest["shards"])
+
+    def _keep(self, index: VectorIndex, kind: str, learned_from: int, shards: list[dict[str, Any]]) -> None:
         """Store the index beside the old one, then the manifest that names it, then drop the old one."""
         old = self.manifest["index"]
         path = self.folder / f"index-{kind}-{len(index)}.faiss"
         index.save(path)
         self.index = index
-        self.manifest = self.manifest | {"shards": shards, "index": {"kind": kind, "file": path.name, "sha256": sha256_of(path)}}
+        self.manifest = self.manifest | {
+            "shards": shards,
+            "index": {"kind": kind, "file": path.name, "sha256": sha256_of(path), "learned_from": learned_from},
+        }
         write_json(self.folder / MANIFEST, self.manifest)
         if old and old["file"] != path.name:
-            (self.folder / old["file"]).unlink(missing_ok=True)
+            inside(self.folder, old["file"]).unlink(missing_ok=True)
 
     def vectors(self) -> NDArray[np.float32]:
         """(n, D) of all references."""
@@ -185,7 +200,9 @@ class ReferenceDatabase:
 
     def _shard(self, number: int) -> Any:
         if number not in self._open:
-            path = self.folder / self.manifest["shards"][number]["name"] / "features.safetensors"
+            shard = self.manifest["shards"][number]
+            path = inside(self.folder, f"{shard['name']}/features.safetensors")
+            _unharmed(path, shard["sha256"]["features.safetensors"])  # gigabytes in all: each when it is first needed
             try:
                 self._open[number] = safe_open(path, framework="numpy")
             except (SafetensorError, OSError) as error:

@@ -15,6 +15,7 @@ from polypforge.core.seeding import numpy_rng
 
 KINDS = ("flat", "hnsw", "ivfpq")
 FLAT_UP_TO, HNSW_UP_TO = 20_000, 2_000_000
+IVFPQ_LEAST = 1000  # rows that its codes can be learned from
 RECALL_QUERIES, RECALL_NOISE = 200, 0.3
 
 
@@ -24,7 +25,8 @@ def kind_for(count: int) -> str:
 
 
 class VectorIndex:
-    """Unit vectors by their row number; distances are squared Euclidean, 2 - 2 cosine."""
+    """Unit vectors by their row number; distances are squared Euclidean, 2 - 2 cosine. A graph is built by several threads, so two of the
+    same vectors may differ in detail."""
 
     def __init__(self, index: faiss.Index) -> None:
         self.index = index
@@ -36,6 +38,8 @@ class VectorIndex:
     def create(cls, vectors: NDArray[np.float32], kind: str) -> VectorIndex:
         """An index of `kind` that holds the rows of `vectors` (n, D)."""
         dim = vectors.shape[1]
+        if kind == "ivfpq" and len(vectors) < IVFPQ_LEAST:
+            raise UserError(f"an ivfpq index needs at least {IVFPQ_LEAST} references, not {len(vectors)}: leave --index out.")
         if kind == "flat":
             index: Any = faiss.IndexFlatL2(dim)
         elif kind == "hnsw":
@@ -58,9 +62,9 @@ class VectorIndex:
         self.index.add(vectors)
 
     def search(self, vectors: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(distances, rows), each (n, count), nearest first. Raises UserError when there are fewer than `count` vectors."""
+        """(distances, rows), each (n, count), nearest first; row -1 where an approximate index found none. count <= len(self)."""
         if count > len(self):
-            raise UserError(f"{count} references were asked for, but the database holds {len(self)}: lower --references-per-frame.")
+            raise ValueError(f"{count} vectors were asked for, of {len(self)}")
         return self.index.search(np.ascontiguousarray(vectors, np.float32), count)
 
     def recall(self, vectors: NDArray[np.float32], count: int = 5) -> float:

@@ -6,7 +6,7 @@ A source gives `draw(rng, wanted)`: (n, 2) points around (0, 0) that enclose an 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from polypforge.masks.shapes import components, outline
 Points = NDArray[np.float64]
 PARIS = ("Ip", "Is", "IIa", "IIb", "IIc")
 CORNERS = 48
+NEAREST = 12
 
 
 class Outlines(ABC):
@@ -56,23 +57,23 @@ class ParisOutlines(Outlines):
         return blob(rng, elongation, *waves)
 
 
-class RealOutlines(Outlines):
-    """Outlines of the data's own masks, one of the few nearest in attributes, under a random affine and elastic change.
+class KnownOutlines(Outlines):
+    """Outlines that exist, of the data's own masks or a model's, one of the few nearest in shape, under a random affine and elastic change.
 
-    known: attributes and lesion mask of each. stretch: greatest change of one axis against the other. bend: of the elastic part, as a
-    share of the lesion's radius.
+    known: (elongation, solidity) and outline of each, see `unit_outline`. stretch: greatest change of one axis against the other. bend: of
+    the elastic part, as a share of the lesion's radius; 0 for both only turns and mirrors.
     """
 
-    def __init__(self, known: Sequence[tuple[Attributes, Mask]], stretch: float = 0.25, bend: float = 0.12, nearest: int = 12) -> None:
+    def __init__(self, known: Sequence[tuple[tuple[float, float], Points]], stretch: float = 0.25, bend: float = 0.12) -> None:
         if not known:
-            raise UserError("the data shows no lesion mask to take outlines from.")
-        self.known = [(a, unit_outline(mask)) for a, mask in known]
-        self.stretch, self.bend, self.nearest = stretch, bend, nearest
+            raise UserError("there is no lesion mask to take outlines from.")
+        self.shapes, self.known = np.array([s for s, _ in known]), [points for _, points in known]
+        self.stretch, self.bend = stretch, bend
 
     def draw(self, rng: np.random.Generator, wanted: Attributes) -> Points:
-        away = [abs(a.elongation - wanted.elongation) + abs(a.solidity - wanted.solidity) for a, _ in self.known]
-        picks = np.argsort(away, kind="stable")[: self.nearest]
-        points = self.known[picks[rng.integers(len(picks))]][1]
+        away = np.abs(self.shapes - (wanted.elongation, wanted.solidity)).sum(1)
+        picks = np.argsort(away, kind="stable")[:NEAREST]
+        points = self.known[picks[rng.integers(len(picks))]]
         turn = rng.uniform(0, 2 * np.pi)
         c, s = np.cos(turn), np.sin(turn)
         first = float(np.exp(rng.uniform(-self.stretch, self.stretch) / 2))
@@ -80,20 +81,6 @@ class RealOutlines(Outlines):
         if rng.random() < 0.5:
             changed[:, 0] *= -1
         return of_unit_area(changed + elastic(changed, self.bend, rng))
-
-
-class GeneratedOutlines(Outlines):
-    """Outlines from a model of masks. draw_mask(seed) gives a mask, perhaps an empty one, which is asked again."""
-
-    def __init__(self, draw_mask: Callable[[int], Mask], tries: int = 8) -> None:
-        self.draw_mask, self.tries = draw_mask, tries
-
-    def draw(self, rng: np.random.Generator, wanted: Attributes) -> Points:
-        for _ in range(self.tries):
-            mask = self.draw_mask(int(rng.integers(2**31)))
-            if mask.any():
-                return unit_outline(mask)
-        raise UserError(f"the model of masks gave none in {self.tries} tries: train it longer.")
 
 
 def blob(rng: np.random.Generator, elongation: float, wave: float = 0.10, orders: int = 4) -> Points:

@@ -12,6 +12,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import POLYP, Attributes, Box, Case, Mask, Request
 from polypforge.data.prepared import Prepared, prepare
+from polypforge.masks.attributes import shape as shape_of
 from polypforge.masks.shapes import bounding_box, components, polygon_mask, region_mask
 from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, relative
 from polypforge.proposals.outlines import Blobs, Outlines
@@ -91,7 +92,7 @@ class Planner:
     def _next(self, index: int) -> list[Request]:
         quota = self.turns.turn(index)
         tries = TRIES if not quota.cell else QUOTA_TRIES
-        repeated: list[Request] = []
+        repeated: tuple[list[Request], Box] | None = None
         for attempt in range(tries):
             rng = numpy_rng(self.seed, "plan", index, attempt)
             background = prepare(self.load(self.names[self._order[(index + attempt) % len(self.names)]]))
@@ -99,20 +100,22 @@ class Planner:
             if not planned or not self._is_of(planned[-1], quota.cell, background):
                 continue
             box = bounding_box(region_mask(planned[-1].region, background.case.size))
-            if any(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ())):
-                repeated = repeated or planned
-                if attempt < min(tries, len(self.names)) - 1:
-                    continue
-                planned = repeated  # every frame was asked: places have to be used again
-            self._boxes.setdefault(planned[-1].background, []).append(box)
-            return planned
+            if not any(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ())):
+                return self._noted(planned, box)
+            repeated = repeated or (planned, box)
+            if attempt >= min(TRIES, len(self.names)) - 1:
+                break  # enough frames offered nothing new: a place has to serve again
         if repeated:
-            return repeated
+            return self._noted(*repeated)
         if quota.cell:
-            raise UserError(
-                f"the quota '{quota}' can't be met: none of {min(tries, len(self.names))} frames has room for such a lesion (case {index})."
-            )
+            asked = f"{min(tries, len(self.names))} frames"
+            lacking = f"the places that are given in {asked} have no" if self.placements is not None else f"{asked} have no room for a"
+            raise UserError(f"the quota '{quota}' can't be met: {lacking} lesion of that kind (case {index}); ask for less of it.")
         raise UserError(f"no place for a lesion was found in {tries} frames (case {index}): are the frames dark, or lesions everywhere?")
+
+    def _noted(self, planned: list[Request], box: Box) -> list[Request]:
+        self._boxes.setdefault(planned[-1].background, []).append(box)
+        return planned
 
     def _is_of(self, request: Request, cell: Cell, background: Prepared) -> bool:
         if not cell:
@@ -150,7 +153,7 @@ class Planner:
                 continue
             fill = float(lesion.sum() / region.sum())
             size = float(np.sqrt(lesion.sum() / background.field_area_px))
-            asked = self._asked(wanted, fill, size, lightness(case, region), rng)
+            asked = self._asked(wanted, fill, size, lightness(case, region), rng, lesion if proposal.lesion else None)
             request = Request(case.name, POLYP, proposal.region, seed, asked, lesion=proposal.lesion if self.shapes else ())
             if self._is_of(request, cell, background):
                 return [request]
@@ -174,26 +177,35 @@ class Planner:
         parent = first[-1].id if first else ""
         region = proposal.region
         lesion = shrunk(region, float(np.sqrt(fill))) if self.shapes else ()
-        if lesion:  # an outline may be hollow or branched, and a region must leave room all around it
-            drawn = polygon_mask(list(lesion), case.size)
-            region = region_polygon(loosened(drawn, 0.12)) if drawn.any() else region
+        drawn = polygon_mask(list(lesion), case.size) if lesion else None
+        if drawn is not None:  # an outline may be hollow or branched, and a region must leave room all around it
+            region = region_polygon(loosened(drawn, 0.12))
             fill = float(drawn.sum() / max(1, region_mask(region, case.size).sum()))
-        asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(region), case.size)), rng)
+        asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(region), case.size)), rng, drawn)
         return [*first, Request(case.name, POLYP, region, seed, asked, parent=parent, lesion=lesion)]
 
     def _replace(self, background: Prepared, wanted: Attributes, cell: Cell, rng: np.random.Generator, seed: int) -> list[Request]:
-        lesion: Mask = components(lesions_of(background.case), 30)[0]
+        parts = components(lesions_of(background.case), 30)
+        if not parts:
+            return []
+        lesion = parts[0]
         region = loosened(lesion, float(rng.uniform(0.08, 0.2))) & background.field
         if not region.any() or (lesion & background.field & ~region).any():
             return []
         fill = float(np.clip(lesion.sum() / region.sum() * np.exp(rng.normal(0, 0.1)), 0.4, 0.85))
         size = float(np.sqrt(fill * region.sum() / background.field_area_px))
-        asked = self._asked(wanted, fill, size, lightness(background.case, region), rng)
-        shape = region_polygon(lesion & background.field) if self.shapes else ()
+        known = lesion & background.field if self.shapes else None
+        asked = self._asked(wanted, fill, size, lightness(background.case, region), rng, known)
+        shape = region_polygon(known) if known is not None else ()
         return [Request(background.case.name, POLYP, region_polygon(region), seed, asked, lesion=shape)]
 
-    def _asked(self, wanted: Attributes, fill: float, size: float, place: float, rng: np.random.Generator) -> dict[str, float]:
+    def _asked(
+        self, wanted: Attributes, fill: float, size: float, place: float, rng: np.random.Generator, known: Mask | None
+    ) -> dict[str, float]:
+        """known: the lesion's outline where the request names it: then its shape is what it is."""
         values = asdict(wanted) | {"fill": fill, "size": size}
+        if known is not None:
+            values["elongation"], values["solidity"] = shape_of(known)
         for name in ("delta_l", "delta_a", "delta_b"):
             values[name] += rng.normal(0, 1.0)
         # A lesion that is much lighter than a light place would be burnt out, and a dark one in a dark place black.

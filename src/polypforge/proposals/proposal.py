@@ -13,7 +13,8 @@ Polygon = tuple[tuple[int, int], ...]
 @dataclass(frozen=True)
 class Proposal:
     """region: polygon in frame pixels, room for the lesion and its border. lesion: outline asked for, inside it; () leaves it open.
-    score: 0..1, comparable within one source. source: retrieval, prior, light, ... rectangle: enclosing what matched, or the lesion.
+    score: 0..1, comparable within one source. source: retrieval, prior, light, ... rectangle: enclosing the patches
+    that matched, or else the lesion.
     reference: name of the real case that lent place or shape. attributes: of that case's lesion."""
 
     region: Polygon

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from polypforge.core.types import Box, Case, Mask
 from polypforge.data.prepared import Prepared
 from polypforge.features.frames import FrameFeatures
-from polypforge.masks.shapes import polygon_mask
+from polypforge.masks.shapes import bounding_box, polygon_mask
 from polypforge.proposals.database import Reference, ReferenceDatabase
 from polypforge.proposals.fit import fit_outline
 from polypforge.proposals.places import loosened, region_polygon
@@ -56,7 +56,7 @@ class Hypothesis:
     source: str
     row: int
     lesion: int
-    rectangle: Box
+    rectangle: Box | None = None  # enclosing the patches that matched
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -66,11 +66,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What led to a frame's proposals: the matches with each candidate, and the merged places."""
+    """What led to a frame's proposals: the matches with each candidate, and (H, W) where lesions were allowed."""
 
     matches: list[Matches]
-    places: list[Place]
-    scene: Scene
+    allowed: Mask
 
 
 class Proposer:
@@ -99,10 +98,10 @@ class Proposer:
         for i, gain in covering([h.box for h in hypotheses], [h.weight for h in hypotheses], SPARE * self.config.count):
             outline = fit_outline(hypotheses[i].points, hypotheses[i].centre, allowed)
             if outline is not None:
-                proposals.append(self._proposal(hypotheses[i], outline, gain, allowed))
+                proposals.append(self._proposal(hypotheses[i], outline, gain, prepared, allowed))
             if len(proposals) == self.config.count:
                 break
-        return proposals, Explanation(matches, found, scene)
+        return proposals, Explanation(matches, allowed)
 
     def _at_place(self, place: Place, scene: Scene, size: tuple[int, int]) -> Hypothesis:
         """The reference's own polyp, in its own size, at the middle of the matched patches."""
@@ -113,12 +112,12 @@ class Proposer:
 
     def _habits(self, case: Case, features: FrameFeatures, scene: Scene, allowed: Mask) -> list[Hypothesis]:
         """Where the polyps of similar frames lay, each carried to the same place of this frame."""
-        count = min(len(self.database), self.config.neighbours + 10)  # some may be the frame's own
+        own = self.database.kin(case.name, case.group)
+        count = min(len(self.database), self.config.neighbours + len(own))
         if not count or not allowed.any():
             return []
         distance, rows = self.database.search(features.vector[None], count)
         spread = float(np.median(distance[0])) + 1e-9
-        own = self.database.kin(case.name, case.group)
         found = []
         for row, d in zip(rows[0].tolist(), distance[0].tolist(), strict=True):
             reference = self.database.references[row] if row >= 0 else None
@@ -131,8 +130,7 @@ class Proposer:
                 if allowed[min(int(y), case.size[0] - 1), min(int(x), case.size[1] - 1)]:
                     centre = (float(x), float(y))
                     points = self._carried(reference, number, centre, scene, case.size)
-                    low, high = np.floor(points.min(0) + centre).astype(int), np.ceil(points.max(0) + centre).astype(int)
-                    found.append(Hypothesis(points, centre, weight, "prior", row, number, (*low.tolist(), *high.tolist())))
+                    found.append(Hypothesis(points, centre, weight, "prior", row, number))
         return found
 
     def _carried(
@@ -149,18 +147,21 @@ class Proposer:
             scale *= float(np.clip(np.sqrt((ours + 0.05) / (theirs + 0.05)), *PERSPECTIVE))
         return (points - middle) * scale
 
-    def _proposal(self, chosen: Hypothesis, outline: NDArray[np.float64], gain: float, allowed: Mask) -> Proposal:
+    def _proposal(self, chosen: Hypothesis, outline: NDArray[np.float64], gain: float, prepared: Prepared, allowed: Mask) -> Proposal:
         reference = self.database.references[chosen.row]
         lesion: Polygon = tuple((int(x), int(y)) for x, y in np.rint(outline))
-        region = loosened(polygon_mask(list(lesion), allowed.shape), self.config.margin) & allowed
+        drawn = polygon_mask(list(lesion), allowed.shape)
+        region = loosened(drawn, self.config.margin) & allowed
+        size = float(np.sqrt(drawn.sum() / prepared.field_area_px))  # the outline was scaled
+        own = {"size": round(size, 4), "fill": round(float(drawn.sum() / region.sum()), 4)}
         return Proposal(
             region=region_polygon(region),
             score=gain,
             lesion=lesion,
             source=chosen.source,
-            rectangle=chosen.rectangle,
+            rectangle=chosen.rectangle or bounding_box(drawn),
             reference=reference.name,
-            attributes=reference.attributes[chosen.lesion],
+            attributes=reference.attributes[chosen.lesion] | own,
         )
 
 
@@ -175,4 +176,4 @@ def cells_within(allowed: Mask, shape: tuple[int, int], cell_px: float) -> Mask:
 def _shared(hypotheses: Sequence[Hypothesis], total: float) -> list[Hypothesis]:
     """The same with weights that sum to `total`."""
     whole = sum(h.weight for h in hypotheses)
-    return [replace(h, weight=total * h.weight / whole) for h in hypotheses] if whole else []
+    return [replace(h, weight=total * h.weight / whole) for h in hypotheses] if whole and total else []

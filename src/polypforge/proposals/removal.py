@@ -17,13 +17,17 @@ MARGIN = 0.12  # of the lesion's longer side, around its hull
 def removals(background: Prepared, seed: int) -> list[Request]:
     """One request for each lesion; each but the first has the one before as its parent."""
     requests: list[Request] = []
-    for lesion in components(lesions_of(background.case), LEAST_AREA_PX):
+    for lesion in visible_lesions(background):
         region = loosened(lesion, MARGIN) & background.field
-        if region.any():
-            parent = requests[-1].id if requests else ""
-            own = seed_from(seed, "remove", len(requests))
-            requests.append(Request(background.case.name, NORMAL, region_polygon(region), own, parent=parent))
+        parent = requests[-1].id if requests else ""
+        own = seed_from(seed, "remove", len(requests))
+        requests.append(Request(background.case.name, NORMAL, region_polygon(region), own, parent=parent))
     return requests
+
+
+def visible_lesions(background: Prepared) -> list[Mask]:
+    """The parts of the label that reach into the field of view, largest first."""
+    return [part for part in components(lesions_of(background.case), LEAST_AREA_PX) if (part & background.field).any()]
 
 
 def lesions_of(case: Case) -> Mask:

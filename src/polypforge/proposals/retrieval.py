@@ -27,13 +27,12 @@ CELL_FINE = 8  # subdivisions of a cell when polygons are drawn on cells
 @dataclass(frozen=True)
 class RetrievalConfig:
     """references: K, frames nearest in the global feature. matches: best local matches kept for each. directions: of matching. eps: of
-    DBSCAN, in patches (Polyp-Gen's 2P + 1 pixels are just above 2). own_group: whether references of the frame's own group count."""
+    DBSCAN, in patches (Polyp-Gen's 2P + 1 pixels are just above 2)."""
 
     references: int = 5
     matches: int = 30
     directions: tuple[str, ...] = ("reference to frame", "frame to reference")
     eps: float = 2.05
-    own_group: bool = False
 
     def __post_init__(self) -> None:
         if self.references < 1 or self.matches < 1 or self.eps <= 0:
@@ -117,9 +116,12 @@ def retrieve(
 
     Raises UserError when K is above the database, or the database is empty.
     """
-    own: set[int] = set() if config.own_group else database.kin(name, group)
+    own = database.kin(name, group)
     if len(database) and config.references > len(database):
-        raise UserError(f"{config.references} references were asked for each frame, but the database holds {len(database)}.")
+        raise UserError(
+            f"{config.references} references were asked for each frame, but the database holds {len(database)}: "
+            "lower --references-per-frame."
+        )
     asked = min(len(database), config.references + len(own)) if len(database) else config.references
     distance, rows = database.search(features.vector[None], asked)
     chosen = [(int(r), float(d)) for r, d in zip(rows[0], distance[0], strict=True) if r >= 0 and int(r) not in own]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from polypforge.core.errors import UserError
 from polypforge.proposals.census import BINS, DIMENSION_OF, Cell, Lesion, classify
 
@@ -78,8 +80,11 @@ def _match(lesions: Sequence[Lesion], more: Cell) -> list[Quota]:
 def _table(path: Path) -> list[Quota]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; --want takes a table of quotas, or: {GRAMMAR}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table in UTF-8 ({error}): save it as CSV UTF-8.") from error
     amount = next((c for c in ("share", "count") if rows and c in rows[0]), None)
     if amount is None:
         raise UserError(f"{path} needs a header with the column `share` or `count`, and columns of {', '.join(BINS)}, and rows below it.")
@@ -106,18 +111,30 @@ def _table(path: Path) -> list[Quota]:
 
 
 class Turns:
-    """Which quota's turn it is: `turn(k)` for k = 0, 1, 2 ... keeps every quota within one of its due at any time."""
+    """Which quota's turn it is. `turn(k)` for k = 0, 1, 2 ... keeps the bins of every dimension near their dues at any time, and with
+    them, as far as numbers allow, the quotas themselves: of a hundred kinds no plan of fifty can hold each.
+    """
 
     def __init__(self, wanted: Sequence[Quota]) -> None:
         self.wanted = list(wanted)
-        self._credit = [0.0] * len(self.wanted)
+        self._own = np.array([q.share for q in self.wanted])
+        labels = sorted({item for q in self.wanted for item in q.cell.items()})
+        # (quotas, bins): which bins a quota counts for. A bin's due is the sum of its quotas' shares.
+        self._of = np.array([[item in q.cell.items() for item in labels] for q in self.wanted], float).reshape(
+            len(self.wanted), len(labels)
+        )
+        self._due = self._own @ self._of
+        self._credit, self._bins = np.zeros(len(self.wanted)), np.zeros(len(labels))
         self._turns: list[int] = []
 
     def turn(self, index: int) -> Quota:
-        """Smooth weighted round robin: all gain their share, the richest has the turn and pays one."""
+        """All quotas and bins gain their dues; the quota that is owed most, its bins counted in, has the turn, and all of them pay one."""
         while len(self._turns) <= index:
-            self._credit = [c + q.share for c, q in zip(self._credit, self.wanted, strict=True)]
-            richest = max(range(len(self._credit)), key=lambda i: (round(self._credit[i], 9), -i))
-            self._credit[richest] -= 1.0
+            self._credit += self._own
+            self._bins += self._due
+            owed = np.round(self._credit + self._of @ self._bins, 9)
+            richest = int(owed.argmax())
+            self._credit[richest] -= 1
+            self._bins -= self._of[richest]
             self._turns.append(richest)
         return self.wanted[self._turns[index]]

@@ -45,8 +45,8 @@ class Drawn:
 
 
 def retrieval_figure(frame: Image, allowed: Mask, candidates: Sequence[Candidate], proposals: Sequence[Drawn]) -> Image:
-    """First row: the frame, what of it is allowed, its proposals. Then for each reference, two in a row: it, with what was matched, and
-    the frame with the patches that match; a colour for each cluster."""
+    """First row: the frame, what of it is allowed, its proposals, the best one's rectangle in white. Then each reference, two in a row: it,
+    with what was matched, and the frame with the patches that match; a colour for each cluster."""
     shaded = frame.copy()
     shaded[~allowed] = (0.45 * shaded[~allowed] + 0.55 * np.array(FORBIDDEN)).astype(np.uint8)
     own = _fit(frame)
@@ -56,6 +56,9 @@ def retrieval_figure(frame: Image, allowed: Mask, candidates: Sequence[Candidate
         colour = LABEL_COLOUR if best else REGION_COLOUR
         points = np.rint(np.asarray(proposal.lesion, float) * scale).astype(np.int32)
         cv2.polylines(own, [points], True, colour, 2 if best else 1, cv2.LINE_AA)
+        if best and proposal.rectangle is not None:
+            x0, y0, x1, y1 = (round(v * scale) for v in proposal.rectangle)
+            cv2.rectangle(own, (x0, y0), (x1, y1), (255, 255, 255), 1)
     tiles = [
         _titled(_fit(frame), "frame"),
         _titled(_fit(shaded), "allowed"),

@@ -16,7 +16,6 @@ from polypforge.core.files import whole_folder
 from polypforge.core.types import Case
 from polypforge.data.folder import write_data_set
 from polypforge.data.layouts import open_source
-from polypforge.masks.shapes import component_boxes
 from polypforge.models.box_segmenter import BoxSegmenter
 from polypforge.models.locate import locate, set_offline
 from polypforge.workflows.device import device_of
@@ -49,7 +48,7 @@ def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", devic
                         left_out.append(case.name)
                         continue
                     union = np.any(masks, axis=0)
-                    case = replace(case, mask=union, boxes=component_boxes(union, 4))
+                    case = replace(case, mask=union)
                 yield case
 
         with whole_folder(out) as folder:

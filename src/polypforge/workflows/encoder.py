@@ -14,7 +14,7 @@ def open_encoder(name: str, device: str = "auto") -> Encoder:
     """`denoiser:MODEL` gives the features of a recipe's own network, else see `features.load_encoder`. Raises UserError."""
     if name.startswith(DENOISER):
         folder = locate(name.removeprefix(DENOISER))
-        encoder = load_recipe(folder).encoder().eval()
+        encoder = load_recipe(folder).to(device_of(device)).encoder().eval()
         encoder.name, encoder.version = name, weights_hash(folder)
     else:
         encoder = load_encoder(name)

@@ -19,6 +19,7 @@ from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.proposals.wishes import quotas
 from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
 from polypforge.quality.judges import Judge, load_judge
 from polypforge.recipes import Recipe, load_recipe, recipe_class
@@ -98,7 +99,7 @@ def expand(
         "judge": weights_hash(judge_folder),
         "layout": layout,
         "budget_seconds": budget_seconds,
-        "want": want,
+        "want": [[q.share, dict(q.cell)] for q in quotas(want, [])] if want and want.endswith(".csv") else want,
         "seed": seed,
         "min_iou": min_iou,
         "skip_bad": skip_bad,

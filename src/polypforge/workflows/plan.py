@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.seeding import numpy_rng
+from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import POLYP, Attributes, Case, Request
 from polypforge.data.prepared import prepare
-from polypforge.generation.writer import write_requests
+from polypforge.generation.writer import read_requests, write_requests
+from polypforge.masks.attributes import shape as shape_of
 from polypforge.masks.shapes import components, region_mask
 from polypforge.models.locate import locate, set_offline
-from polypforge.proposals.census import LEAST_AREA_PX, Lesion, classify, measure_lesions, relative, shares, take_census
-from polypforge.proposals.outlines import PARIS, Blobs, GeneratedOutlines, Outlines, ParisOutlines, RealOutlines
-from polypforge.proposals.placements import read_boxes, read_drawn, read_proposals
+from polypforge.proposals.census import BINS, Lesion, classify, measure_lesions, relative, shares, take_census
+from polypforge.proposals.outlines import PARIS, Blobs, KnownOutlines, Outlines, ParisOutlines, unit_outline
+from polypforge.proposals.placements import proposals_of, read_boxes, read_drawn
 from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.proposals.proposal import Proposal
 from polypforge.proposals.whole import FreePlanner, MaskPlanner
@@ -27,6 +29,7 @@ from polypforge.recipes import Recipe, load_recipe
 from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import Opened, open_checked
 
+POOL = 64  # masks of a model that outlines are taken from
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
 WITHOUT_REMOVAL = PlanConfig(replace=2 / 3, add=1 / 3, move=0.0)
 
@@ -79,7 +82,7 @@ def plan_requests(
     wanted = [] if places is not None and want == MATCH else quotas(want, census.lesions)
     planner = Planner(
         names, load, census.lesions, seed, WITHOUT_REMOVAL, masks, wanted,
-        outlines_of(outlines, names, load, device) if outlines else None, places,
+        outlines_of(outlines, census.lesions, seed, device) if outlines else None, places,
     )  # fmt: skip
     requests: list[Request] = []
     with Progress(TextColumn("planning"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
@@ -89,10 +92,11 @@ def plan_requests(
             bar.advance(task)
     planned = [_kind_of(r, load) for r in requests if r.label == POLYP]
     met = _met(planner, planned)
+    missed = [abs(q["wanted"] - q["planned"]) for q in met] + _missed_bins(planner, planned)
     write_requests(out, requests)
     return {
         "requests": len(requests), "out": str(out), "lesions per frame": census.per_frame, "data": census.shares(), "plan": shares(planned),
-        "quotas": met, "greatest miss": max((abs(q["wanted"] - q["planned"]) for q in met), default=0.0),
+        "quotas": met, "greatest miss": round(max(missed, default=0.0), 4),
     }  # fmt: skip
 
 
@@ -104,6 +108,14 @@ def _met(planner: Planner, planned: list[dict[str, str]]) -> list[dict[str, Any]
     return rows
 
 
+def _missed_bins(planner: Planner, planned: list[dict[str, str]]) -> list[float]:
+    """How far the plan is from what the quotas add up to, for each bin of the dimensions that all of them name."""
+    wanted = planner.turns.wanted
+    named = [name for name in BINS if wanted and all(name in q.cell for q in wanted)]
+    found = shares(planned)
+    return [abs(sum(q.share for q in wanted if q.cell[name] == label) - found[name][label]) for name in named for label in BINS[name]]
+
+
 def _kind_of(request: Request, load) -> dict[str, str]:
     case = load(request.background)
     rows, columns = np.nonzero(region_mask(request.lesion or request.region, case.size))
@@ -112,31 +124,27 @@ def _kind_of(request: Request, load) -> dict[str, str]:
 
 
 def _places(proposals: Path | None, drawn: Path | None, boxes: Path | None, names: list[str], load) -> dict[str, list[Proposal]] | None:
-    if proposals is not None:
-        return read_proposals(proposals)
-    if drawn is None and boxes is None:
+    if proposals is None and drawn is None and boxes is None:
         return None
-    sizes = {name: load(name).size for name in names}
-    return read_drawn(drawn, sizes) if drawn is not None else read_boxes(boxes or Path(), sizes)
+    known = {name: (lambda name=name: load(name).size) for name in names}  # sizes are read of the frames that are named
+    if proposals is not None:
+        return proposals_of(read_requests(proposals), proposals, known)
+    return read_drawn(drawn, known) if drawn is not None else read_boxes(boxes or Path(), known)
 
 
-def outlines_of(name: str, names: list[str], load, device: str = "auto") -> Outlines:
-    """blob (by rule), real (the data's masks, changed), paris or paris:Is,IIa (by class), or weights of a recipe with a model of masks."""
+def outlines_of(name: str, lesions: Sequence[Lesion], seed: int, device: str = "auto") -> Outlines:
+    """blob (by rule), real (the data's lesions, changed), paris or paris:Is,IIa (by class), or weights with a model of masks."""
     if name == "blob":
         return Blobs()
     if name == "paris" or name.startswith("paris:"):
         return ParisOutlines([c.strip() for c in name.partition(":")[2].split(",")] if ":" in name else PARIS)
     if name == "real":
-        known = []
-        for frame in names:
-            case = load(frame)
-            parts = components(case.mask, LEAST_AREA_PX) if case.mask is not None and case.mask.any() else []
-            measured = measure_lesions(case) if len(parts) == 1 else []
-            if measured:
-                known.append((measured[0].attributes, parts[0]))
-        return RealOutlines(known)
+        return KnownOutlines([((x.attributes.elongation, x.attributes.solidity), x.outline) for x in lesions if x.outline is not None])
     recipe = load_recipe(locate(name)).to(device_of(device))
-    return GeneratedOutlines(lambda seed: recipe.draw_masks([seed])[0])
+    console.print(f"Drawing {POOL} masks to take outlines from.")
+    seeds = [seed_from(seed, "outline", i) for i in range(POOL)]
+    masks = [m for start in range(0, POOL, 16) for m in recipe.draw_masks(seeds[start : start + 16]) if m.any()]
+    return KnownOutlines([(shape_of(components(m)[0]), unit_outline(m)) for m in masks], stretch=0, bend=0)
 
 
 def check_wish(want: str | None, recipe: type[Recipe]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import whole_file
 from polypforge.core.images import write_png
-from polypforge.core.seeding import seed_from
+from polypforge.core.seeding import content_hash, seed_from
 from polypforge.core.types import Case, Image
-from polypforge.data.layouts import open_source
 from polypforge.data.prepared import prepare
-from polypforge.data.source import Source
+from polypforge.data.source import SourceCase
 from polypforge.features.frames import FeatureStore, FrameFeatures
 from polypforge.models.locate import set_offline
 from polypforge.proposals.database import ReferenceDatabase, is_database
@@ -30,7 +29,10 @@ from polypforge.proposals.removal import lesions_of
 from polypforge.proposals.retrieval import RetrievalConfig
 from polypforge.reporting.retrieval_figure import Candidate, Drawn, retrieval_figure
 from polypforge.workflows.encoder import open_encoder
+from polypforge.workflows.opened import open_checked
 from polypforge.workflows.references import build_references
+
+OWN = "starter:encoder"
 
 
 def propose_places(
@@ -44,9 +46,9 @@ def propose_places(
     model: str = "starter:forge",
     in_lumen: bool = False,
     explain: Path | None = None,
-    explain_first: int = 20,
     cache: Path | None = None,
     layout: str = "auto",
+    skip_bad: bool = False,
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
@@ -55,16 +57,21 @@ def propose_places(
     """Write up to `count` proposals for each frame to `out` (JSONL, best first), which `polypforge generate --requests` takes.
 
     references: a database of `build_references`, or a data set, from which one is built at `out` with the suffix .references. encoder: by
-    default the database's own. explain: a folder for pictures of how the first frames' proposals came about. cache: a folder that keeps
-    features of frames. Raises UserError.
+    default the database's own. explain: a folder for pictures of how each frame's proposals came about. cache: a folder that keeps
+    features of frames. Held-out frames (test and val) get no proposals. Raises UserError.
     """
     set_offline(offline)
     config = ProposerConfig(count=_at_least_one("--count", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
-    source = open_source(frames, layout)
+    check = cache / f"check-{content_hash(str(frames.resolve()))}.json" if cache else None
+    unlabelled = layout == "normal"  # nothing will be validated on frames without labels
+    shares = {"val_share": 0.0} if unlabelled else {}
+    source = open_checked(frames, layout, skip_bad, cache=check, min_cases=1, **shares).cases("train")
     if not is_database(references):
         folder = out.with_suffix(".references")
-        build_references(references, folder, model=model, encoder=encoder or "starter:encoder", seed=seed, device=device, offline=offline)
+        build_references(
+            references, folder, model=model, encoder=encoder or OWN, skip_bad=skip_bad, seed=seed, device=device, offline=offline
+        )
         references = folder
     stored = json.loads((references / "manifest.json").read_text())
     opened = open_encoder(encoder or stored["encoder"], device)
@@ -82,7 +89,7 @@ def propose_places(
                 sources[proposal.source] += 1
                 file.write(json.dumps(proposal.to_json(case.name, rank, seed_from(seed, "proposal", case.name, rank))) + "\n")
             counts.append(len(proposals))
-            if explain is not None and number < explain_first:
+            if explain is not None:
                 picture = _figure(case, features, proposals, why, database)
                 write_png(explain / f"{number:04d}-{Path(case.name).name}.png", picture)
             bar.advance(task)
@@ -94,12 +101,12 @@ def propose_places(
     }  # fmt: skip
 
 
-def _with_features(source: Source, store: FeatureStore) -> Iterator[tuple[Case, FrameFeatures]]:
+def _with_features(cases: Sequence[SourceCase], store: FeatureStore) -> Iterator[tuple[Case, FrameFeatures]]:
     """Cases with their features; a batch of frames in memory at a time."""
     held: list[Case] = []
 
     def frames() -> Iterator[tuple[str, Image]]:
-        for listed in source.cases:
+        for listed in cases:
             held.append(listed.load())
             yield held[-1].name, held[-1].image
 
@@ -119,7 +126,7 @@ def _figure(case: Case, features: FrameFeatures, proposals: list[Proposal], why:
             )
         )  # fmt: skip
     drawn = [Drawn(p.lesion, p.rectangle, f"best: {p.source}, score {p.score:.2f}") for p in proposals]
-    return retrieval_figure(case.image, why.scene.allowed & ~why.scene.lumen, candidates, drawn)
+    return retrieval_figure(case.image, why.allowed, candidates, drawn)
 
 
 def _at_least_one(option: str, value: int) -> int:

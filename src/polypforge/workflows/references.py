@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.types import Case
-from polypforge.data.prepared import prepare
+from polypforge.core.seeding import numpy_rng
+from polypforge.core.types import Case, Mask
+from polypforge.data.prepared import Prepared, prepare
 from polypforge.data.source import SourceCase
 from polypforge.data.split import components as linked
 from polypforge.features import Encoder
 from polypforge.features.frames import FeatureStore, frame_key
 from polypforge.masks import attributes
-from polypforge.masks.shapes import components, outline
+from polypforge.masks.pseudo import inscribed_polygon
+from polypforge.masks.shapes import bounding_box, outline
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.proposals.database import Reference, ReferenceDatabase, is_database
-from polypforge.proposals.index import KINDS, kind_for
+from polypforge.proposals.index import KINDS
 from polypforge.proposals.places import loosened
-from polypforge.proposals.removal import LEAST_AREA_PX, MARGIN, lesions_of, removals
+from polypforge.proposals.proposal import Polygon
+from polypforge.proposals.removal import MARGIN, lesions_of, removals, visible_lesions
 from polypforge.proposals.scene import read_scene
 from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.workflows.device import device_of
@@ -59,22 +63,22 @@ def build_references(
         raise UserError(f"there is no index '{index}': choose one of {', '.join(KINDS)}.")
     set_offline(offline)
     refuse_nesting(data, out)
-    weights = weights_hash(locate(model, offline))
-    opened_encoder = open_encoder(encoder, device)
-    provenance = {"model": model, "weights": weights, "seed": seed}
-    database = _open_or_create(out, opened_encoder, provenance)
-    opened = open_checked(data, layout, skip_bad, min_cases=1)
-    cases = opened.cases("train")
-    recipe = load_recipe(locate(model, offline))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the database.")
+    folder = locate(model, offline)
+    recipe = load_recipe(folder)
     if not recipe.removes:
         raise UserError(f"{recipe.name} can't turn a polyp to normal: choose a model of a recipe that can, such as starter:forge.")
-    if "background" not in recipe.needs:
-        raise UserError(f"{recipe.name} draws new frames, and turns none to normal.")
-    groups = _groups(opened)
-    added = _add_all(database, cases, groups, recipe.to(device_of(device)), opened_encoder, batch_size, seed, index)
-    if index is not None and database.manifest["index"] and database.manifest["index"]["kind"] != index:
-        database.rebuild_index(index)
-    return {"database": str(out), "added": added, "references": len(database), **_quality(database)}
+    opened_encoder = open_encoder(encoder, device)
+    with torch.inference_mode():  # before anything costly: some encoders give no patches
+        opened_encoder.patches(torch.zeros(1, 3, opened_encoder.look_px, opened_encoder.look_px, device=device_of(device)))
+    opened = open_checked(data, layout, skip_bad, min_cases=1)
+    database = _open_or_create(out, opened_encoder, {"model": model, "weights": weights_hash(folder), "seed": seed})
+    added = _add_all(database, opened, recipe.to(device_of(device)), opened_encoder, batch_size, seed)
+    database.suit_index(index)
+    vectors = database.vectors() if database.index is not None and database.kind != "flat" else None
+    recall = 1.0 if vectors is None else round(database.index.recall(vectors), 4)  # type: ignore[union-attr]
+    return {"database": str(out), "added": added, "references": len(database), "index": database.kind, "recall@5": recall}
 
 
 def _groups(opened: Opened) -> dict[str, str]:
@@ -101,17 +105,10 @@ def _open_or_create(out: Path, encoder: Encoder, provenance: dict[str, Any]) -> 
     return database
 
 
-def _add_all(
-    database: ReferenceDatabase,
-    cases: Sequence[SourceCase],
-    groups: dict[str, str],
-    recipe: Recipe,
-    encoder: Encoder,
-    batch_size: int,
-    seed: int,
-    kind: str | None,
-) -> int:
+def _add_all(database: ReferenceDatabase, opened: Opened, recipe: Recipe, encoder: Encoder, batch_size: int, seed: int) -> int:
+    cases, groups = opened.cases("train"), _groups(opened)
     known = {r.key for r in database.references}
+    boxed = {c.name for c in cases if c.read_masks is None}
     store = FeatureStore(encoder, batch_size=batch_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started, added = time.monotonic(), 0
@@ -121,7 +118,7 @@ def _add_all(
     def write() -> None:
         nonlocal added
         found = [f for _, f in store.features((c.name, c.image) for c in normal)]
-        database.add(references, [c.image for c in normal], found, kind)
+        database.add(references, [c.image for c in normal], found)
         added += len(references)
         references.clear()
         normal.clear()
@@ -129,7 +126,7 @@ def _add_all(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("turning polyps to normal", total=len(cases))
         for batch in _batches(cases, batch_size, known, lambda: bar.advance(task)):
-            references += [describe(case, groups.get(case.name, case.group)) for case in batch]
+            references += [describe(case, groups.get(case.name, case.group), case.name in boxed) for case in batch]
             normal += turn_normal(recipe, batch, seed)
             if added == 0 and len(normal) == len(batch):  # after the first batch
                 minutes = (time.monotonic() - started) / len(batch) * len(cases) / 60
@@ -141,12 +138,14 @@ def _add_all(
 
 
 def _batches(cases: Sequence[SourceCase], size: int, known: set[str], seen) -> Iterator[list[Case]]:
-    """Cases that show a lesion and are not known by their pixels, a few at a time."""
+    """Cases that show a lesion and are not known by their pixels, a few at a time. Boxes become masks, which can be turned to normal."""
     batch: list[Case] = []
     for source in cases:
         case = source.load()
         seen()
-        if lesions_of(case).any() and frame_key(case.image) not in known and removals(prepare(case), 0):
+        if case.mask is None:
+            case = replace(case, mask=lesions_of(case))
+        if frame_key(case.image) not in known and _outlines(prepare(case), source.read_masks is None):
             batch.append(case)
         if len(batch) == size:
             yield batch
@@ -155,13 +154,25 @@ def _batches(cases: Sequence[SourceCase], size: int, known: set[str], seen) -> I
         yield batch
 
 
-def describe(case: Case, group: str) -> Reference:
-    """What the database remembers of a case: outlines, attributes and the lumen, all in frame pixels."""
+def _outlines(prepared: Prepared, boxes: bool) -> list[tuple[Mask, Polygon]]:
+    """(mask, outline) of each visible lesion that is more than a line. boxes: known by its box only, which is no polyp's shape."""
+    found = []
+    for number, part in enumerate(visible_lesions(prepared)):
+        if boxes:
+            part = inscribed_polygon(bounding_box(part), part.shape, numpy_rng("box outline", prepared.case.name, number))
+        corners = tuple(outline(part, max(1.0, 0.01 * float(np.sqrt(part.sum())))))
+        if len(corners) >= 3 and (part & prepared.field).any():
+            found.append((part, corners))
+    return found
+
+
+def describe(case: Case, group: str, boxes: bool = False) -> Reference:
+    """What the database remembers of a case: outlines, attributes and the lumen, all in frame pixels. boxes: see `_outlines`."""
     prepared = prepare(case)
-    lesions = [p for p in components(lesions_of(case), LEAST_AREA_PX) if (p & prepared.field).any()]
-    measured = [asdict(attributes.measure(case.image, p, loosened(p, MARGIN) & prepared.field, prepared.field)) for p in lesions]
-    rounded = tuple({k: round(v, 4) for k, v in m.items()} for m in measured)
-    outlines = tuple(tuple(outline(p, max(1.0, 0.01 * float(np.sqrt(p.sum()))))) for p in lesions)
+    lesions = _outlines(prepared, boxes)
+    measured = [asdict(attributes.measure(case.image, m, loosened(m, MARGIN) & prepared.field, prepared.field)) for m, _ in lesions]
+    rounded = tuple({k: round(v, 4) for k, v in values.items()} for values in measured)
+    outlines = tuple(corners for _, corners in lesions)
     return Reference(case.name, group, frame_key(case.image), case.size, outlines, rounded, read_scene(prepared).lumen_at)
 
 
@@ -175,12 +186,3 @@ def turn_normal(recipe: Recipe, cases: Sequence[Case], seed: int) -> list[Case]:
         for i, case in zip(own, made, strict=True):
             current[i] = case
     return current
-
-
-def _quality(database: ReferenceDatabase) -> dict[str, Any]:
-    if database.index is None:
-        return {"index": None, "recall@5": None}
-    kind = database.manifest["index"]["kind"]
-    if kind_for(len(database)) != kind and kind == "flat":
-        console.print(f"Notice: {len(database)} references are searched faster with --index {kind_for(len(database))}.")
-    return {"index": kind, "recall@5": round(database.index.recall(database.vectors()), 4)}
