@@ -73,3 +73,23 @@ def test_hash_follows_content(tmp_path):
 def test_starter_weights_ship_with_the_package():
     assert {"forge", "window_segmenter"} <= set(starter_names())
     assert sum(p.stat().st_size for n in starter_names() for p in locate(f"starter:{n}").rglob("*")) < 40e6
+
+
+def test_offline_holds_for_models_that_models_name(monkeypatch):
+    import huggingface_hub
+
+    from polypforge.core.errors import UserError
+    from polypforge.models.locate import locate, set_offline
+
+    asked = []
+
+    def download(name, **options):
+        asked.append(options["local_files_only"])
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for offline in (True, False):
+        set_offline(offline)
+        with pytest.raises(UserError, match="hf download"):
+            locate("somebody/something")
+    assert asked == [True, False]

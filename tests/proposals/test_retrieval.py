@@ -222,13 +222,24 @@ def test_proposals_keep_off_what_is_forbidden_and_black_frames_get_none(encoder,
     for proposal in found:
         lesion = polygon_mask(list(proposal.lesion), case.size)
         assert lesion.any() and not (lesion & ~(scene.allowed & ~scene.lumen & ~case.mask)).any()
-        assert proposal.source in ("retrieval", "prior") 
+        assert proposal.source in ("retrieval", "prior")
         size = np.sqrt(lesion.sum() / prepare(case).field_area_px)
         assert proposal.attributes["size"] == pytest.approx(size, abs=1e-3) and proposal.attributes["elongation"] == 0.8
         region = polygon_mask(list(proposal.region), case.size)
         assert (lesion & ~region).sum() <= 0.03 * lesion.sum() + 4
     black = type(case)("black", np.zeros((100, 100, 3), np.uint8), np.zeros((100, 100), bool))
     assert proposer.propose(prepare(black), features(grid(rng))) == []
+
+
+def test_a_long_video_does_not_drown_the_other_frames(encoder, tmp_path, rng):
+    scene = grid(rng)
+    names = [f"v{i}" for i in range(130)] + ["a", "b", "c"]
+    grids = [unit(scene + 0.01 * rng.normal(size=scene.shape)) for _ in range(130)] + [grid(rng) for _ in range(3)]
+    db = database(tmp_path / "db", encoder, grids, names, dict.fromkeys(names[:130], "video"))
+    case = render(301, 100)
+    case.name, case.group = "v3", "video"
+    found = Proposer(db, ProposerConfig(retrieval=RetrievalConfig(references=3))).propose(prepare(case), features(scene))
+    assert found and all(p.reference in ("a", "b", "c") for p in found)
 
 
 def test_where_nothing_matches_the_datas_habits_answer(encoder, tmp_path, rng):

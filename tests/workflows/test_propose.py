@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,16 +8,19 @@ import torch
 from polypforge.core.errors import UserError
 from polypforge.core.images import write_png
 from polypforge.data.folder import write_data_set
+from polypforge.data.prepared import prepare
 from polypforge.features.frame_encoder import FrameEncoder, FrameEncoderConfig
 from polypforge.generation.writer import read_requests
+from polypforge.masks.shapes import polygon_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.database import ReferenceDatabase
+from polypforge.proposals.removal import removals
 from polypforge.workflows.encoder import open_encoder
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.opened import open_checked
 from polypforge.workflows.plan import plan_requests
 from polypforge.workflows.propose import propose_places
-from polypforge.workflows.references import build_references
+from polypforge.workflows.references import build_references, describe
 from tests.conftest import TINY, wake
 
 
@@ -153,3 +157,42 @@ def test_drawn_masks_and_boxes_are_places(data, tmp_path):
     with pytest.raises(UserError, match="give one of them"):
         plan_requests(data, tmp_path / "c.jsonl", 3, drawn=tmp_path / "drawn", boxes=boxes)
     assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_box_only_frames_lend_places_but_no_rectangles(models, tmp_path):
+    listing = {}
+    for i in range(5):
+        case = render(8900 + i, 160, polyps=1)
+        write_png(tmp_path / "data" / "images" / f"f{i}.png", case.image)
+        boxes = [(20, 30, 70, 80), (90, 90, 130, 125)][: 1 + i % 2]
+        entry = [{"label": "polyp", "xmin": a, "ymin": b, "xmax": c, "ymax": d} for a, b, c, d in boxes]
+        listing[f"f{i}"] = {"height": 160, "width": 160, "bbox": entry}
+    (tmp_path / "data" / "boxes.json").write_text(json.dumps(listing))
+    result = build_references(
+        tmp_path / "data", tmp_path / "db", model=str(models / "forge"), encoder=str(models / "encoder"), device="cpu"
+    )
+    references = ReferenceDatabase.open(tmp_path / "db").references
+    assert result["added"] == len(references) > 3 and {len(r.lesions) for r in references} == {1, 2}
+    for polygon in (p for r in references for p in r.lesions):
+        assert polygon_mask(list(polygon), (160, 160)).sum() < 0.99 * np.prod(np.ptp(polygon, 0) + 1)  # no full box
+
+
+def test_lesions_that_cannot_be_seen_are_no_references():
+    case = render(8950, 160, polyps=1)
+    case.image[:, :30] = 0
+    mask = np.zeros(case.size, bool)
+    mask[60:80, 2:14] = True  # in the black border
+    assert removals(prepare(replace(case, mask=mask)), 0) == [] and describe(replace(case, mask=mask), "").lesions == ()
+    line = mask | False
+    line[80:82, 40:120] = True  # a stray stroke has no outline
+    assert all(len(p) >= 3 for p in describe(replace(case, mask=line), "").lesions)
+
+
+def test_an_encoder_without_patches_is_refused_before_any_work(data, models, tmp_path):
+    from safetensors.torch import save_file
+    from torchvision.models import vgg19
+
+    save_file(vgg19(weights=None).state_dict(), tmp_path / "vgg.safetensors")
+    with pytest.raises(UserError, match="no patch features"):
+        build_references(data, tmp_path / "db", model=str(models / "forge"), encoder=f"vgg19:{tmp_path / 'vgg.safetensors'}", device="cpu")
+    assert not (tmp_path / "db").exists()
