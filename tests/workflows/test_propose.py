@@ -104,7 +104,7 @@ def test_black_frames_get_none_and_bad_options_say_so(built, tmp_path):
     write_png(frames / "a.png", np.zeros((160, 160, 3), np.uint8))
     result = propose_places(frames, out, tmp_path / "p.jsonl", layout="normal", device="cpu")
     assert result["proposals"] == 0 and result["frames without any"] == 1
-    with pytest.raises(UserError, match="--count is 0"):
+    with pytest.raises(UserError, match="--num is 0"):
         propose_places(frames, out, tmp_path / "p.jsonl", count=0, layout="normal")
     write_png(tmp_path / "lit" / "a.png", render(8800, 160).image)
     with pytest.raises(UserError, match="500 references were asked for"):

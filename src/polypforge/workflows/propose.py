@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -58,12 +59,14 @@ def propose_places(
 
     references: a database of `build_references`, or a data set, from which one is built at `out` with the suffix .references. encoder: by
     default the database's own. explain: a folder for pictures of how each frame's proposals came about. cache: a folder that keeps
-    features of frames. Held-out frames (test and val) get no proposals. Raises UserError.
+    features of frames; without one they are kept beside `out` until it is written. Held-out frames (test and val) get no proposals.
+    Raises UserError.
     """
     set_offline(offline)
-    config = ProposerConfig(count=_at_least_one("--count", count), in_lumen=in_lumen)
+    config = ProposerConfig(count=_at_least_one("--num", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
-    check = cache / f"check-{content_hash(str(frames.resolve()))}.json" if cache else None
+    kept = cache or out.with_suffix(".features")  # an interrupted run goes on from there
+    check = kept / f"check-{content_hash(str(frames.resolve()))}.json"
     unlabelled = layout == "normal"  # nothing will be validated on frames without labels
     shares = {"val_share": 0.0} if unlabelled else {}
     source = open_checked(frames, layout, skip_bad, cache=check, min_cases=1, **shares).cases("train")
@@ -78,7 +81,7 @@ def propose_places(
     database = ReferenceDatabase.open(references, opened)
     if not len(database):
         raise UserError(f"{references} is empty: add frames that show polyps with `polypforge references DATA --out {references}`.")
-    proposer, store = Proposer(database, config), FeatureStore(opened, cache, batch_size)
+    proposer, store = Proposer(database, config), FeatureStore(opened, kept, batch_size)
     started, counts, sources = time.monotonic(), [], {"retrieval": 0, "prior": 0}
     columns = (TextColumn("proposing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar, whole_file(out) as temporary, temporary.open("w") as file:
@@ -93,6 +96,11 @@ def propose_places(
                 picture = _figure(case, features, proposals, why, database)
                 write_png(explain / f"{number:04d}-{Path(case.name).name}.png", picture)
             bar.advance(task)
+            if number == batch_size - 1 < len(source) - 1:
+                minutes = (time.monotonic() - started) / batch_size * len(source) / 60
+                console.print(f"{len(source)} frames will take about {minutes:.1f} min. Ctrl-C stops; the same command goes on.")
+    if cache is None:
+        shutil.rmtree(kept, ignore_errors=True)
     if not any(counts):
         console.print("No frame has room for a lesion: are they dark, or not endoscopic?")
     return {
