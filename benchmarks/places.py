@@ -5,7 +5,7 @@
 Best of 5 boxes, a hit is IoU > 0.3 with a polyp's box. Compared: boxes drawn uniformly, boxes of other frames' polyps (the data's own
 habits of place and size), and ours with its parts left out. And a control: in some frames a place *without* polyp was repainted, too; were
 proposals drawn to it more than boxes of the data's habits are, they would find traces of repainting rather than places for polyps.
-Prints a table in Markdown.
+Settings were chosen on one half of the frames (`--part choose`); figures are of the other. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder", default="starter:encoder")
-    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=250)
+    parser.add_argument(
+        "--part", choices=("choose", "report"), default="report", help="Settings were chosen on the other half of the frames."
+    )
     parser.add_argument("--controls", type=int, default=120)
     given = parser.parse_args()
     folder = given.out / "database"
@@ -93,7 +96,8 @@ def main() -> None:
     vectors = database.vectors()
     picks = numpy_rng("places").permutation(len(database))
     queries = []
-    for i in picks[: given.frames]:
+    wanted = [i for i in picks if (numpy_rng("part", database.references[i].group).random() < 0.5) == (given.part == "choose")]
+    for i in wanted[: given.frames]:
         r = database.references[i]
         queries.append(Query(database.picture(i), r.name, r.group, shares_of(r.lesions, r.size), database.patches(i), vectors[i]))
     habits = {i: shares_of(r.lesions, r.size) for i, r in enumerate(database.references)}
