@@ -84,9 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder", default="starter:encoder")
     parser.add_argument("--frames", type=int, default=250)
-    parser.add_argument(
-        "--part", choices=("choose", "report"), default="report", help="Settings were chosen on the other half of the frames."
-    )
+    parser.add_argument("--part", choices=("choose", "report"), default="report", help="Settings were chosen on one half.")
     parser.add_argument("--controls", type=int, default=120)
     given = parser.parse_args()
     folder = given.out / "database"
