@@ -113,8 +113,7 @@ def main() -> None:
         "ours": lambda q: proposed(q, database, full)[0],
         "ours, matched patches only": lambda q: proposed(q, database, replace(full, habits=0.0))[0],
         "ours, matched patches only, paper's direction": lambda q: proposed(q, database, replace(full, habits=0.0, retrieval=one_way))[0],
-        "ours, habits of similar frames only": lambda q: proposed(q, database, replace(full, habits=1.0))[0],
-        "ours, habits of all frames alike": lambda q: proposed(q, database, replace(full, habits=1.0, neighbours=10**6, sharpness=0.0))[0],
+        "ours, habits only": lambda q: proposed(q, database, replace(full, habits=1.0))[0],
         "enclosing rectangles of matched patches": lambda q: proposed(q, database, replace(full, habits=0.0))[1],
         "as Polyp-Gen's program (one rectangle)": lambda q: proposed(
             q, database, replace(full, count=1, habits=0.0, retrieval=RetrievalConfig(directions=("frame to reference",)))

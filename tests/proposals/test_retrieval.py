@@ -182,20 +182,29 @@ def test_covering_prefers_places_that_others_agree_with():
     assert box_iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
 
 
-def test_outlines_are_moved_and_shrunk_onto_allowed_ground():
+def test_outlines_are_moved_cut_and_shrunk_onto_allowed_ground():
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     circle = 20 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    area = np.pi * 400
+
+    def drawn(points, shape=(120, 160)):
+        return polygon_mask(np.rint(points), shape)
+
     allowed = np.ones((120, 160), bool)
-    placed = fit_outline(circle, (80, 60), allowed)
-    assert np.allclose(placed, circle + np.array([80, 60]), atol=1.5)
+    free = drawn(fit_outline(circle, (80, 60), allowed, None))
+    assert free.sum() == pytest.approx(area, rel=0.1) and np.allclose(np.argwhere(free).mean(0), (60, 80), atol=1.5)
     allowed[:, :70] = False
-    placed = fit_outline(circle, (75, 60), allowed)
-    assert not (polygon_mask(np.rint(placed), allowed.shape) & ~allowed).any() and 85 < placed[:, 0].mean() < 105
+    moved = drawn(fit_outline(circle, (75, 60), allowed, None))
+    assert not (moved & ~allowed).any() and moved.sum() > 0.8 * area
     narrow = np.zeros((120, 160), bool)
     narrow[50:76] = True
-    small = fit_outline(circle, (80, 62), narrow)
-    assert 10 < np.ptp(small[:, 1]) < 27
-    assert fit_outline(circle, (80, 60), np.zeros((120, 160), bool)) is None
+    small = drawn(fit_outline(circle, (80, 62), narrow, None))
+    assert not (small & ~narrow).any() and small.sum() > 0.3 * area
+    lumen = np.zeros((120, 160), bool)
+    lumen[40:80, 60:100] = True
+    beside = drawn(fit_outline(circle, (60, 60), np.ones((120, 160), bool), lumen))
+    assert (beside & lumen).sum() < 0.35 * beside.sum()
+    assert fit_outline(circle, (80, 60), np.zeros((120, 160), bool), None) is None
 
 
 def test_the_scene_knows_lumen_border_and_foreign_things():
@@ -221,7 +230,7 @@ def test_proposals_keep_off_what_is_forbidden_and_black_frames_get_none(encoder,
     assert found and len(found) <= 4 and [p.score for p in found] == sorted((p.score for p in found), reverse=True)
     for proposal in found:
         lesion = polygon_mask(list(proposal.lesion), case.size)
-        assert lesion.any() and not (lesion & ~(scene.allowed & ~scene.lumen & ~case.mask)).any()
+        assert lesion.any() and not (lesion & ~(scene.allowed & ~case.mask)).any() and (lesion & scene.lumen).sum() < 0.4 * lesion.sum()
         assert proposal.source in ("retrieval", "prior")
         size = np.sqrt(lesion.sum() / prepare(case).field_area_px)
         assert proposal.attributes["size"] == pytest.approx(size, abs=1e-3) and proposal.attributes["elongation"] == 0.8

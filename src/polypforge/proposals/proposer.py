@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Box, Case, Mask
 from polypforge.data.prepared import Prepared
 from polypforge.features.frames import FrameFeatures
@@ -21,6 +22,7 @@ from polypforge.proposals.ranking import covering
 from polypforge.proposals.retrieval import Matches, Place, RetrievalConfig, places, retrieve
 from polypforge.proposals.scene import Scene, read_scene
 
+HABITS = 400  # references whose places stand for the data's
 SPARE = 4  # places considered for each proposal: not all have room for the outline
 PERSPECTIVE = (0.6, 1.6)  # an outline is scaled by the ratio of distances from the lumen, within these bounds
 
@@ -28,22 +30,19 @@ PERSPECTIVE = (0.6, 1.6)  # an outline is scaled by the ratio of distances from 
 @dataclass(frozen=True)
 class ProposerConfig:
     """count: proposals for each frame. retrieval: see there. floor: places whose score is below this share of the best are dropped.
-    habits: the weight of where lesions of similar frames lay, against that of matched patches. neighbours: how many frames that is.
-    sharpness: how fast a neighbour's say falls with its distance in the global feature. in_lumen: whether the lumen is allowed.
+    habits: the weight of where the data's lesions lie, against that of matched patches. in_lumen: whether the lumen is allowed.
     margin: room around the lesion, as a share of its longer side."""
 
     count: int = 5
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     floor: float = 0.1
-    habits: float = 0.5
-    neighbours: int = 100
-    sharpness: float = 4.0
+    habits: float = 0.3
     in_lumen: bool = False
     margin: float = 0.12
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.neighbours < 1 or not 0 <= self.habits <= 1 or not 0 <= self.floor <= 1:
-            raise ValueError("count and neighbours are at least 1; habits and floor lie between 0 and 1")
+        if self.count < 1 or not 0 <= self.habits <= 1 or not 0 <= self.floor <= 1:
+            raise ValueError("count is at least 1; habits and floor lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class Proposer:
 
     def __init__(self, database: ReferenceDatabase, config: ProposerConfig) -> None:
         self.database, self.config = database, config
+        self._sample = numpy_rng("habits", len(database)).permutation(len(database))[:HABITS].tolist()
 
     def propose(self, prepared: Prepared, features: FrameFeatures, occupied: Mask | None = None) -> list[Proposal]:
         """Up to `count` proposals, best first; none in a frame without room. occupied: (H, W), lesions that are there already."""
@@ -84,19 +84,18 @@ class Proposer:
 
     def explain(self, prepared: Prepared, features: FrameFeatures, occupied: Mask | None = None) -> tuple[list[Proposal], Explanation]:
         scene, case = read_scene(prepared), prepared.case
-        allowed = scene.allowed if self.config.in_lumen else scene.allowed & ~scene.lumen
-        if occupied is not None:
-            allowed = allowed & ~occupied
-        usable = cells_within(allowed, features.patches.shape[:2], features.cell_px)
+        allowed = scene.allowed if occupied is None else scene.allowed & ~occupied
+        lumen = None if self.config.in_lumen else scene.lumen
+        usable = cells_within(allowed if lumen is None else allowed & ~lumen, features.patches.shape[:2], features.cell_px)
         matches = retrieve(features, usable, self.database, self.config.retrieval, case.group, case.name) if usable.any() else []
         found = places(matches, features.cell_px, case.size)
         found = [p for p in found if p.score >= self.config.floor * found[0].score]
         matched = [self._at_place(p, scene, case.size) for p in found]
-        habits = self._habits(case, features, scene, allowed) if self.config.habits or not matched else []
+        habits = self._habits(case) if allowed.any() and (self.config.habits or not matched) else []
         hypotheses = _shared(matched, 1 - self.config.habits) + _shared(habits, self.config.habits if matched else 1.0)
         proposals: list[Proposal] = []
         for i, gain in covering([h.box for h in hypotheses], [h.weight for h in hypotheses], SPARE * self.config.count):
-            outline = fit_outline(hypotheses[i].points, hypotheses[i].centre, allowed)
+            outline = fit_outline(hypotheses[i].points, hypotheses[i].centre, allowed, lumen)
             if outline is not None:
                 proposals.append(self._proposal(hypotheses[i], outline, gain, prepared, allowed))
             if len(proposals) == self.config.count:
@@ -110,27 +109,21 @@ class Proposer:
         points = self._carried(self.database.references[place.row], place.lesion, centre, scene, size)
         return Hypothesis(points, centre, place.score, "retrieval", place.row, place.lesion, place.box)
 
-    def _habits(self, case: Case, features: FrameFeatures, scene: Scene, allowed: Mask) -> list[Hypothesis]:
-        """Where the polyps of similar frames lay, each carried to the same place of this frame."""
+    def _habits(self, case: Case) -> list[Hypothesis]:
+        """Where the data's lesions lie, each carried to the same place of this frame; of a sample of references, all alike.
+
+        Likeness of frames in the global feature was tried as a weight, and didn't tell places better (docs/proposals.md).
+        """
         own = self.database.kin(case.name, case.group)
-        count = min(len(self.database), self.config.neighbours + len(own))
-        if not count or not allowed.any():
-            return []
-        distance, rows = self.database.search(features.vector[None], count)
-        spread = float(np.median(distance[0])) + 1e-9
+        size = np.array(case.size[::-1])
         found = []
-        for row, d in zip(rows[0].tolist(), distance[0].tolist(), strict=True):
-            reference = self.database.references[row] if row >= 0 else None
-            if reference is None or row in own:
-                continue
-            weight = float(np.exp(-self.config.sharpness * (d - distance[0, 0]) / spread)) / len(reference.lesions)
+        for row in (row for row in self._sample if row not in own):
+            reference = self.database.references[row]
             for number, polygon in enumerate(reference.lesions):
-                middle = (np.min(polygon, 0) + np.max(polygon, 0)) / 2
-                x, y = middle / np.array(reference.size[::-1]) * np.array(case.size[::-1])
-                if allowed[min(int(y), case.size[0] - 1), min(int(x), case.size[1] - 1)]:
-                    centre = (float(x), float(y))
-                    points = self._carried(reference, number, centre, scene, case.size)
-                    found.append(Hypothesis(points, centre, weight, "prior", row, number))
+                points = np.asarray(polygon, float)
+                x, y = (points.min(0) + points.max(0)) / 2 / np.array(reference.size[::-1]) * size
+                placed = (points - (points.min(0) + points.max(0)) / 2) * (max(case.size) / max(reference.size))
+                found.append(Hypothesis(placed, (float(x), float(y)), 1 / len(reference.lesions), "prior", row, number))
         return found
 
     def _carried(

@@ -13,7 +13,7 @@ from polypforge.masks.shapes import components, dilate
 
 WORK_PX = 256  # longer side at which scenes are read
 GLARE = 225  # darkest channel of a wet highlight
-GLARE_AREA = 4e-4  # of the field: smaller highlights are part of any wet surface, also of polyps
+GLARE_AREA = 2e-3  # of the field: smaller highlights are part of any wet surface, also of polyps
 FOREIGN_AREA = 0.006  # of the field: an instrument, its sheath, a clip, a large rest of stool
 GREYISH = 0.4  # of the tissue's chroma: steel and white plastic have less
 LUMEN_AREA = 0.004
