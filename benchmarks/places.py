@@ -136,10 +136,10 @@ def control(data: Path, out: Path, database: ReferenceDatabase, encoder, habit, 
         if len(hits["place that bore a polyp"]) == count:
             break
         case = cases[name].load()
-        (normal,) = turn_normal(recipe, [case], 0)
         decoy = _elsewhere(case)
         if decoy is None:
             continue
+        (normal,) = turn_normal(recipe, [case], 0)
         request = Request(case.name, NORMAL, region_polygon(decoy), 1)
         repainted = recipe.generate([Job(request, normal)])[0]
         (features,) = encode(encoder, [repainted.image])
