@@ -44,7 +44,7 @@ class Plan:
             "parameters_total": sum(self.parameters.values()),
             "parameters_trained": self.trained,
             "memory_gb": self.memory_gb,
-            "step_tflop": round(self.step_tflop, 3),
+            "step_tflop": round(self.step_tflop, 6),
             "hours_here": self.hours_here,
             "hours_on_assumed_gpu": self.hours_gpu,
             "assumed_gpu_tflops": ASSUMED_GPU_TFLOPS,
