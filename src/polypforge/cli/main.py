@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from polypforge.cli import data as data_commands
-from polypforge.cli.options import Device, JsonOut, Layout, Offline, Seed, SkipBad, duration, emit
+from polypforge.cli.options import BatchSize, Device, JsonOut, Layout, Offline, Seed, SkipBad, duration, emit
 from polypforge.cli.planning import plan, propose, references
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
@@ -51,7 +51,7 @@ def expand(
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     synthetic_only: Annotated[bool, typer.Option(help="Leave the real cases out of the result.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
+    batch_size: BatchSize = 8,
     seed: Seed = 0,
     device: Device = "auto",
     offline: Offline = False,
@@ -136,7 +136,7 @@ def generate(
     requests: Annotated[Path | None, typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
     num: Annotated[int | None, typer.Option(help="How many cases to plan when no requests are given.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
-    batch_size: Annotated[int, typer.Option(help="Images that the networks see at once.")] = 8,
+    batch_size: BatchSize = 8,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,

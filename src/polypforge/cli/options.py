@@ -15,6 +15,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave files out that can't be used, instead of stopping.")]
+BatchSize = Annotated[int, typer.Option(help="Images that the networks see at once.")]
 Layout = Annotated[str, typer.Option(help="Layout of the data; `polypforge data import --help` lists them.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

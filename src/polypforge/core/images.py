@@ -100,6 +100,12 @@ def read_mask(path: Path) -> Mask:
     return grey >= LESION_LEVEL
 
 
+def shrunk_size(shape: tuple[int, ...], longest_px: int) -> tuple[float, tuple[int, int]]:
+    """(scale, (width, height)) at which the longer side of an array of `shape` has at most `longest_px`; never enlarged."""
+    scale = min(1.0, longest_px / max(shape[:2]))
+    return scale, (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
+
+
 def png_bytes(pixels: np.ndarray, text: dict[str, str] | None = None) -> bytes:
     """PNG of (H, W, 3) uint8, or of (H, W) bool as {0, 255}; `text` becomes PNG text chunks."""
     info = PngImagePlugin.PngInfo()

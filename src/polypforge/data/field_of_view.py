@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 
 DARK = 24  # brightest channel of the black border, JPEG noise included
@@ -17,8 +18,7 @@ def field_of_view(image: Image) -> Mask:
     Dark pixels count as border only where they connect to the frame's edge; the dark lumen inside stays in the field.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, WORK_PX / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    _, size = shrunk_size(image.shape, WORK_PX)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     outside = _border(small) | inset_box(small)
     outside = cv2.dilate(outside.astype(np.uint8), np.ones((3, 3), np.uint8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.field_of_view import inset_box
 
@@ -17,8 +18,7 @@ def overlay_text(image: Image) -> Mask:
     Letters are thin, bright, nearly grey and stand in rows of similar height; wet highlights are as bright but not in rows.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, WORK_PX / max(height, width))
-    small = cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, shrunk_size(image.shape, WORK_PX)[1], interpolation=cv2.INTER_AREA)
     grey = small.min(-1)
     thin = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     dull = small.max(-1).astype(np.int16) - small.min(-1) < 100

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from polypforge.diffusion.gaussian import GaussianDiffusion
 from polypforge.features.base import Encoder, unit_grid
 
 NOISE_TIME = 0.2  # share of the schedule at which the network is asked
@@ -36,6 +37,12 @@ class DenoiserEncoder(Encoder):
 
     def patches(self, image: Tensor) -> Tensor:
         return unit_grid(self._map(image))
+
+
+def slightly_noised(diffusion: GaussianDiffusion, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """(state, times (B,)) of `clean` (B, C, H, W) at NOISE_TIME, with `fixed_noise`."""
+    times = diffusion.at(NOISE_TIME, len(clean))
+    return diffusion.noised(clean, fixed_noise(clean), times), times.to(clean.device)
 
 
 def fixed_noise(clean: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from polypforge.data.prepared import prepare
 from polypforge.masks import attributes
 from polypforge.masks.shapes import components
 from polypforge.proposals.outlines import Points, unit_outline
-from polypforge.proposals.places import loosened
+from polypforge.proposals.places import MARGIN, loosened
 
 LEAST_AREA_PX = 60
-MARGIN = 0.12
 INNER = 0.45  # of the field's half extent: nearer to its middle is "centre"
 
 

@@ -19,17 +19,18 @@ from safetensors.numpy import save_file
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import inside, read_json, read_jsonl, sha256_of, whole_folder, write_json, write_jsonl
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image
 from polypforge.features import Encoder
 from polypforge.features.frames import FrameFeatures
 from polypforge.proposals.index import VectorIndex, kind_for
+from polypforge.proposals.proposal import Polygon
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PICTURE_PX = 256
 OUTGROWN = 4
 PARTS = ("entries.jsonl", "features.safetensors")
-Polygon = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,7 @@ class ReferenceDatabase:
 
 def _small(frame: Image) -> NDArray[np.uint8]:
     """(n,) bytes of a JPEG."""
-    scale = min(1.0, PICTURE_PX / max(frame.shape[:2]))
-    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
+    _, size = shrunk_size(frame.shape, PICTURE_PX)
     return cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA)[..., ::-1])[1].ravel()
 
 

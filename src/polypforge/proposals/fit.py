@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Mask
-from polypforge.masks.shapes import components, outline, polygon_mask
+from polypforge.masks.shapes import components, polygon_mask
+from polypforge.proposals.places import region_polygon
 
 WORK_PX = 160  # longer side at which places are tried
 SHRINK, LEAST = 0.85, 0.45  # an outline that fits nowhere near is shrunk in steps, down to this share of its size
@@ -22,8 +24,7 @@ def fit_outline(points: NDArray[np.float64], centre: tuple[float, float], allowe
     points: (n, 2) outline around (0, 0), frame pixels. Nothing of it lies outside `allowed`: up to CUT is cut off. lumen: (H, W), of which
     no more than OVER_LUMEN is covered, and not by the outline's middle; None where that doesn't matter.
     """
-    scale = min(1.0, WORK_PX / max(allowed.shape))
-    size = max(1, round(allowed.shape[1] * scale)), max(1, round(allowed.shape[0] * scale))
+    scale, size = shrunk_size(allowed.shape, WORK_PX)
     blocked = 1 - cv2.resize(allowed.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     hole = None if lumen is None else cv2.resize(lumen.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     factor = 1.0
@@ -33,7 +34,7 @@ def fit_outline(points: NDArray[np.float64], centre: tuple[float, float], allowe
             drawn = polygon_mask(np.rint(points * factor + np.asarray(placed) / scale), allowed.shape) & allowed
             parts = components(drawn)
             if parts:
-                corners = outline(parts[0], max(1.0, 0.01 * float(np.sqrt(parts[0].sum()))))
+                corners = region_polygon(parts[0])
                 if len(corners) >= 3:
                     return np.asarray(corners, float)
         factor *= SHRINK

@@ -12,11 +12,8 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Mask, Request
 from polypforge.masks.pseudo import inscribed_polygon
 from polypforge.masks.shapes import components
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, region_polygon
 from polypforge.proposals.proposal import Proposal
-
-MARGIN = 0.12
-LEAST_AREA_PX = 30
 
 Sizes = Mapping[str, Callable[[], tuple[int, int]]]  # (height, width) of each training frame, read when it is asked for
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.masks.shapes import dilate, outline, polygon_mask
 from polypforge.proposals.proposal import Proposal
@@ -16,6 +17,8 @@ LUMEN_LEVEL = 48  # mean grey below which a place is taken for the lumen or deep
 GLARE_LEVEL = 238
 WORK_PX = 320  # longer side at which places are judged
 TRIALS = 60
+MARGIN = 0.12  # room around a lesion's hull, as a share of its longer side
+LEAST_AREA_PX = 30  # of a part of a label that is taken for a lesion
 
 
 def loosened(lesion: Mask, share: float) -> Mask:
@@ -45,8 +48,7 @@ def propose(
     draw(rng) gives an outline of unit radius around (0, 0). centres: (H, W), where its middle may lie; None: anywhere. A place must lie in
     the field of view (>= 97 %), touch nothing in `occupied`, and be neither lumen nor glare.
     """
-    scale = min(1.0, WORK_PX / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    scale, size = shrunk_size(image.shape, WORK_PX)
     grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     view = cv2.resize(field.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     taken = cv2.resize(occupied.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)

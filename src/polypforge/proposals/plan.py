@@ -16,7 +16,7 @@ from polypforge.masks.attributes import shape as shape_of
 from polypforge.masks.shapes import bounding_box, components, polygon_mask, region_mask
 from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, relative
 from polypforge.proposals.outlines import Blobs, Outlines
-from polypforge.proposals.places import loosened, propose, region_polygon
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, propose, region_polygon
 from polypforge.proposals.proposal import Proposal
 from polypforge.proposals.ranking import box_iou
 from polypforge.proposals.removal import lesions_of, removals
@@ -76,6 +76,7 @@ class Planner:
         self.shapes, self.outlines, self.placements = shapes or outlines is not None, outlines or Blobs(), placements
         self.turns = Turns(wanted or [Quota({}, 1.0)])
         self._order = numpy_rng(seed, "background order").permutation(len(names))
+        self.lesions: list[Lesion] = []  # asked for so far, one for each case
         self._planned: list[list[Request]] = []
         self._boxes: dict[str, list[Box]] = {}
 
@@ -92,17 +93,20 @@ class Planner:
     def _next(self, index: int) -> list[Request]:
         quota = self.turns.turn(index)
         tries = TRIES if not quota.cell else QUOTA_TRIES
-        repeated: tuple[list[Request], Box] | None = None
+        repeated: tuple[list[Request], Lesion, Box] | None = None
         for attempt in range(tries):
             rng = numpy_rng(self.seed, "plan", index, attempt)
             background = prepare(self.load(self.names[self._order[(index + attempt) % len(self.names)]]))
             planned = self._plan(background, quota.cell, rng, seed_from(self.seed, "sample", index))
-            if not planned or not self._is_of(planned[-1], quota.cell, background):
+            if not planned:
+                continue
+            lesion = requested_lesion(planned[-1], background)
+            if not belongs(lesion, quota.cell):
                 continue
             box = bounding_box(region_mask(planned[-1].region, background.case.size))
             if not any(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ())):
-                return self._noted(planned, box)
-            repeated = repeated or (planned, box)
+                return self._noted(planned, lesion, box)
+            repeated = repeated or (planned, lesion, box)
             if attempt >= min(TRIES, len(self.names)) - 1:
                 break  # enough frames offered nothing new: a place has to serve again
         if repeated:
@@ -113,16 +117,10 @@ class Planner:
             raise UserError(f"the quota '{quota}' can't be met: {lacking} lesion of that kind (case {index}); ask for less of it.")
         raise UserError(f"no place for a lesion was found in {tries} frames (case {index}): are the frames dark, or lesions everywhere?")
 
-    def _noted(self, planned: list[Request], box: Box) -> list[Request]:
+    def _noted(self, planned: list[Request], lesion: Lesion, box: Box) -> list[Request]:
+        self.lesions.append(lesion)
         self._boxes.setdefault(planned[-1].background, []).append(box)
         return planned
-
-    def _is_of(self, request: Request, cell: Cell, background: Prepared) -> bool:
-        if not cell:
-            return True
-        rows, columns = np.nonzero(region_mask(request.lesion or request.region, background.case.size))
-        at = relative(float(columns.mean()), float(rows.mean()), background.field)
-        return belongs(Lesion(Attributes(**request.attributes), at), cell)
 
     def _wanted(self, cell: Cell, rng: np.random.Generator) -> Attributes:
         """Attributes of one of the data's lesions of this kind, or, where it has none, of another one changed into it."""
@@ -155,7 +153,7 @@ class Planner:
             size = float(np.sqrt(lesion.sum() / background.field_area_px))
             asked = self._asked(wanted, fill, size, lightness(case, region), rng, lesion if proposal.lesion else None)
             request = Request(case.name, POLYP, proposal.region, seed, asked, lesion=proposal.lesion if self.shapes else ())
-            if self._is_of(request, cell, background):
+            if belongs(requested_lesion(request, background), cell):
                 return [request]
         return []
 
@@ -179,13 +177,13 @@ class Planner:
         lesion = shrunk(region, float(np.sqrt(fill))) if self.shapes else ()
         drawn = polygon_mask(list(lesion), case.size) if lesion else None
         if drawn is not None:  # an outline may be hollow or branched, and a region must leave room all around it
-            region = region_polygon(loosened(drawn, 0.12))
+            region = region_polygon(loosened(drawn, MARGIN))
             fill = float(drawn.sum() / max(1, region_mask(region, case.size).sum()))
         asked = self._asked(wanted, fill, size, lightness(case, polygon_mask(list(region), case.size)), rng, drawn)
         return [*first, Request(case.name, POLYP, region, seed, asked, parent=parent, lesion=lesion)]
 
     def _replace(self, background: Prepared, wanted: Attributes, cell: Cell, rng: np.random.Generator, seed: int) -> list[Request]:
-        parts = components(lesions_of(background.case), 30)
+        parts = components(lesions_of(background.case), LEAST_AREA_PX)
         if not parts:
             return []
         lesion = parts[0]
@@ -211,6 +209,13 @@ class Planner:
         # A lesion that is much lighter than a light place would be burnt out, and a dark one in a dark place black.
         values["delta_l"] = float(np.clip(values["delta_l"], DARKEST - place, LIGHTEST - place))
         return {k: round(float(v), 4) for k, v in values.items()}
+
+
+def requested_lesion(request: Request, background: Prepared) -> Lesion:
+    """What a request asks for, as the census would measure it."""
+    rows, columns = np.nonzero(region_mask(request.lesion or request.region, background.case.size))
+    at = relative(float(columns.mean()), float(rows.mean()), background.field)
+    return Lesion(Attributes(**request.attributes), at)
 
 
 def shrunk(polygon: Sequence[tuple[int, int]], factor: float) -> tuple[tuple[int, int], ...]:

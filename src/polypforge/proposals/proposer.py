@@ -16,7 +16,7 @@ from polypforge.features.frames import FrameFeatures
 from polypforge.masks.shapes import bounding_box, polygon_mask
 from polypforge.proposals.database import Reference, ReferenceDatabase
 from polypforge.proposals.fit import fit_outline
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import MARGIN, loosened, region_polygon
 from polypforge.proposals.proposal import Polygon, Proposal
 from polypforge.proposals.ranking import covering
 from polypforge.proposals.retrieval import Matches, Place, RetrievalConfig, places, retrieve
@@ -38,7 +38,7 @@ class ProposerConfig:
     floor: float = 0.1
     habits: float = 0.3
     in_lumen: bool = False
-    margin: float = 0.12
+    margin: float = MARGIN
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 <= self.habits <= 1 or not 0 <= self.floor <= 1:
@@ -106,7 +106,7 @@ class Proposer:
         """The reference's own polyp, in its own size, at the middle of the matched patches."""
         x0, y0, x1, y1 = place.box
         centre = ((x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2)
-        points = self._carried(self.database.references[place.row], place.lesion, centre, scene, size)
+        points = self._carried(self.database.references[place.row], place.lesion, centre, scene.lumen_at, size)
         return Hypothesis(points, centre, place.score, "retrieval", place.row, place.lesion, place.box)
 
     def _habits(self, case: Case) -> list[Hypothesis]:
@@ -120,22 +120,22 @@ class Proposer:
         for row in (row for row in self._sample if row not in own):
             reference = self.database.references[row]
             for number, polygon in enumerate(reference.lesions):
-                points = np.asarray(polygon, float)
-                x, y = (points.min(0) + points.max(0)) / 2 / np.array(reference.size[::-1]) * size
-                placed = (points - (points.min(0) + points.max(0)) / 2) * (max(case.size) / max(reference.size))
-                found.append(Hypothesis(placed, (float(x), float(y)), 1 / len(reference.lesions), "prior", row, number))
+                x, y = _middle(np.asarray(polygon, float)) / np.array(reference.size[::-1]) * size
+                centre = (float(x), float(y))  # the place is its own: no perspective to mend
+                points = self._carried(reference, number, centre, None, case.size)
+                found.append(Hypothesis(points, centre, 1 / len(reference.lesions), "prior", row, number))
         return found
 
     def _carried(
-        self, reference: Reference, number: int, centre: tuple[float, float], scene: Scene, size: tuple[int, int]
+        self, reference: Reference, number: int, centre: tuple[float, float], lumen: tuple[float, float] | None, size: tuple[int, int]
     ) -> NDArray[np.float64]:
         """The outline of a reference's lesion around (0, 0): scaled to the frame, by perspective where both lumens are known."""
         points = np.asarray(reference.lesions[number], float)
-        middle = (points.min(0) + points.max(0)) / 2
+        middle = _middle(points)
         scale = max(size) / max(reference.size)
-        if reference.lumen is not None and scene.lumen_at is not None:
+        if reference.lumen is not None and lumen is not None:
             theirs = np.linalg.norm(middle - np.asarray(reference.lumen)) / max(reference.size)
-            ours = np.linalg.norm(np.asarray(centre) - np.asarray(scene.lumen_at)) / max(size)
+            ours = np.linalg.norm(np.asarray(centre) - np.asarray(lumen)) / max(size)
             # What lies farther from the lumen is nearer to the lens; halfway to that rule, as the lumen is known only roughly.
             scale *= float(np.clip(np.sqrt((ours + 0.05) / (theirs + 0.05)), *PERSPECTIVE))
         return (points - middle) * scale
@@ -156,6 +156,11 @@ class Proposer:
             reference=reference.name,
             attributes=reference.attributes[chosen.lesion] | own,
         )
+
+
+def _middle(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2,) of the box around points (n, 2)."""
+    return (points.min(0) + points.max(0)) / 2
 
 
 def cells_within(allowed: Mask, shape: tuple[int, int], cell_px: float) -> Mask:

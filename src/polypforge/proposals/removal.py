@@ -8,10 +8,7 @@ from polypforge.core.seeding import seed_from
 from polypforge.core.types import NORMAL, Case, Mask, Request
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask, components
-from polypforge.proposals.places import loosened, region_polygon
-
-LEAST_AREA_PX = 30
-MARGIN = 0.12  # of the lesion's longer side, around its hull
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, region_polygon
 
 
 def removals(background: Prepared, seed: int) -> list[Request]:

@@ -122,8 +122,7 @@ def retrieve(
             f"{config.references} references were asked for each frame, but the database holds {len(database)}: "
             "lower --references-per-frame."
         )
-    asked = min(len(database), config.references + len(own)) if len(database) else config.references
-    distance, rows = database.search(features.vector[None], asked)
+    distance, rows = database.search(features.vector[None], min(len(database), config.references + len(own)))
     chosen = [(int(r), float(d)) for r, d in zip(rows[0], distance[0], strict=True) if r >= 0 and int(r) not in own]
     found = []
     for row, d in chosen[: config.references]:

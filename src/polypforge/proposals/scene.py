@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import components, dilate
@@ -33,8 +34,7 @@ class Scene:
 
 def read_scene(prepared: Prepared) -> Scene:
     image, (height, width) = prepared.case.image, prepared.case.size
-    scale = min(1.0, WORK_PX / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    scale, size = shrunk_size(image.shape, WORK_PX)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     field = cv2.resize(prepared.field.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     if not field.any():

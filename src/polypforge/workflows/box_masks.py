@@ -19,7 +19,7 @@ from polypforge.data.layouts import open_source
 from polypforge.models.box_segmenter import BoxSegmenter
 from polypforge.models.locate import locate, set_offline
 from polypforge.workflows.device import device_of
-from polypforge.workflows.run_folder import refuse_nesting
+from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
 
 def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", device: str = "auto", offline: bool = False) -> dict[str, Any]:
@@ -28,8 +28,7 @@ def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", devic
     A case in one of whose boxes the model sees nothing is left out and named: its label would lack a lesion. Raises UserError.
     """
     set_offline(offline)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose a new folder for the data set.")
+    refuse_occupied(out)
     source = open_source(data, layout)
     refuse_nesting(data, out)
     segmenter = BoxSegmenter(locate(model, offline), device_of(device))

@@ -22,7 +22,7 @@ from polypforge.data.split import SPLITS, crossing, split_cases
 from polypforge.reporting.panels import LABEL_COLOUR, outlined
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.opened import run_check
-from polypforge.workflows.run_folder import refuse_nesting
+from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
 
 def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -> CheckReport:
@@ -48,8 +48,7 @@ def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
     """Write the folder's usable cases as a data set. Raises UserError when `out` is not empty, or for bad files unless `skip_bad`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose a new folder for the data set.")
+    refuse_occupied(out)
     source = open_source(data, layout)
     good, bad = [], [f"{p} has no partner: add its mask (or image), or remove it." for p in source.unpaired]
     for entry in source.cases:

@@ -8,6 +8,7 @@ from polypforge.recipes import load_recipe
 from polypforge.workflows.device import device_of
 
 DENOISER = "denoiser:"
+STARTER_ENCODER = "starter:encoder"
 
 
 def open_encoder(name: str, device: str = "auto") -> Encoder:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import POLYP, Attributes, Case, Request
-from polypforge.data.prepared import prepare
+from polypforge.core.types import Case, Request
 from polypforge.generation.writer import read_requests, write_requests
 from polypforge.masks.attributes import shape as shape_of
-from polypforge.masks.shapes import components, region_mask
+from polypforge.masks.shapes import components
 from polypforge.models.locate import locate, set_offline
-from polypforge.proposals.census import BINS, Lesion, classify, measure_lesions, relative, shares, take_census
+from polypforge.proposals.census import BINS, Lesion, classify, measure_lesions, shares, take_census
 from polypforge.proposals.outlines import PARIS, Blobs, KnownOutlines, Outlines, ParisOutlines, unit_outline
 from polypforge.proposals.placements import proposals_of, read_boxes, read_drawn
 from polypforge.proposals.plan import PlanConfig, Planner
@@ -32,7 +30,6 @@ from polypforge.workflows.opened import Opened, open_checked
 POOL = 64  # masks of a model that outlines are taken from
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
 WITHOUT_REMOVAL = PlanConfig(replace=2 / 3, add=1 / 3, move=0.0)
-
 MATCH = "match"
 
 AnyPlanner = Planner | MaskPlanner | FreePlanner
@@ -90,7 +87,7 @@ def plan_requests(
         for index in range(num):
             requests += planner.requests(index)
             bar.advance(task)
-    planned = [_kind_of(r, load) for r in requests if r.label == POLYP]
+    planned = [classify(lesion) for lesion in planner.lesions]
     met = _met(planner, planned)
     missed = [abs(q["wanted"] - q["planned"]) for q in met] + _missed_bins(planner, planned)
     write_requests(out, requests)
@@ -114,13 +111,6 @@ def _missed_bins(planner: Planner, planned: list[dict[str, str]]) -> list[float]
     named = [name for name in BINS if wanted and all(name in q.cell for q in wanted)]
     found = shares(planned)
     return [abs(sum(q.share for q in wanted if q.cell[name] == label) - found[name][label]) for name in named for label in BINS[name]]
-
-
-def _kind_of(request: Request, load) -> dict[str, str]:
-    case = load(request.background)
-    rows, columns = np.nonzero(region_mask(request.lesion or request.region, case.size))
-    at = relative(float(columns.mean()), float(rows.mean()), prepare(case).field)
-    return classify(Lesion(Attributes(**request.attributes), at))
 
 
 def _places(proposals: Path | None, drawn: Path | None, boxes: Path | None, names: list[str], load) -> dict[str, list[Proposal]] | None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import whole_file
+from polypforge.core.files import read_json, whole_file
 from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash, seed_from
 from polypforge.core.types import Case, Image
@@ -23,17 +23,15 @@ from polypforge.data.prepared import prepare
 from polypforge.data.source import SourceCase
 from polypforge.features.frames import FeatureStore, FrameFeatures
 from polypforge.models.locate import set_offline
-from polypforge.proposals.database import ReferenceDatabase, is_database
+from polypforge.proposals.database import MANIFEST, ReferenceDatabase, is_database
 from polypforge.proposals.proposal import Proposal
 from polypforge.proposals.proposer import Explanation, Proposer, ProposerConfig
 from polypforge.proposals.removal import lesions_of
 from polypforge.proposals.retrieval import RetrievalConfig
 from polypforge.reporting.retrieval_figure import Candidate, Drawn, retrieval_figure
-from polypforge.workflows.encoder import open_encoder
+from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import open_checked
 from polypforge.workflows.references import build_references
-
-OWN = "starter:encoder"
 
 
 def propose_places(
@@ -73,11 +71,17 @@ def propose_places(
     if not is_database(references):
         folder = out.with_suffix(".references")
         build_references(
-            references, folder, model=model, encoder=encoder or OWN, skip_bad=skip_bad, seed=seed, device=device, offline=offline
+            references,
+            folder,
+            model=model,
+            encoder=encoder or STARTER_ENCODER,
+            skip_bad=skip_bad,
+            seed=seed,
+            device=device,
+            offline=offline,
         )
         references = folder
-    stored = json.loads((references / "manifest.json").read_text())
-    opened = open_encoder(encoder or stored["encoder"], device)
+    opened = open_encoder(encoder or read_json(references / MANIFEST)["encoder"], device)
     database = ReferenceDatabase.open(references, opened)
     if not len(database):
         raise UserError(f"{references} is empty: add frames that show polyps with `polypforge references DATA --out {references}`.")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,17 +22,17 @@ from polypforge.features import Encoder
 from polypforge.features.frames import FeatureStore, frame_key
 from polypforge.masks import attributes
 from polypforge.masks.pseudo import inscribed_polygon
-from polypforge.masks.shapes import bounding_box, outline
+from polypforge.masks.shapes import bounding_box
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.proposals.database import Reference, ReferenceDatabase, is_database
 from polypforge.proposals.index import KINDS
-from polypforge.proposals.places import loosened
+from polypforge.proposals.places import MARGIN, loosened, region_polygon
 from polypforge.proposals.proposal import Polygon
-from polypforge.proposals.removal import MARGIN, lesions_of, removals, visible_lesions
+from polypforge.proposals.removal import lesions_of, removals, visible_lesions
 from polypforge.proposals.scene import read_scene
 from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.workflows.device import device_of
-from polypforge.workflows.encoder import open_encoder
+from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import refuse_nesting
 
@@ -45,7 +44,7 @@ def build_references(
     out: Path,
     *,
     model: str = "starter:forge",
-    encoder: str = "starter:encoder",
+    encoder: str = STARTER_ENCODER,
     index: str | None = None,
     layout: str = "auto",
     skip_bad: bool = False,
@@ -108,7 +107,6 @@ def _open_or_create(out: Path, encoder: Encoder, provenance: dict[str, Any]) -> 
 def _add_all(database: ReferenceDatabase, opened: Opened, recipe: Recipe, encoder: Encoder, batch_size: int, seed: int) -> int:
     cases, groups = opened.cases("train"), _groups(opened)
     known = {r.key for r in database.references}
-    boxed = {c.name for c in cases if c.read_masks is None}
     store = FeatureStore(encoder, batch_size=batch_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started, added = time.monotonic(), 0
@@ -125,9 +123,9 @@ def _add_all(database: ReferenceDatabase, opened: Opened, recipe: Recipe, encode
 
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("turning polyps to normal", total=len(cases))
-        for batch in _batches(cases, batch_size, known, lambda: bar.advance(task)):
-            references += [describe(case, groups.get(case.name, case.group), case.name in boxed) for case in batch]
-            normal += turn_normal(recipe, batch, seed)
+        for batch in _batches(cases, groups, batch_size, known, lambda: bar.advance(task)):
+            references += [reference for _, reference in batch]
+            normal += turn_normal(recipe, [case for case, _ in batch], seed)
             if added == 0 and len(normal) == len(batch):  # after the first batch
                 minutes = (time.monotonic() - started) / len(batch) * len(cases) / 60
                 console.print(f"{len(cases)} frames will take about {minutes:.1f} min. Ctrl-C stops; the same command goes on.")
@@ -137,16 +135,21 @@ def _add_all(database: ReferenceDatabase, opened: Opened, recipe: Recipe, encode
     return added
 
 
-def _batches(cases: Sequence[SourceCase], size: int, known: set[str], seen) -> Iterator[list[Case]]:
+def _batches(
+    cases: Sequence[SourceCase], groups: Mapping[str, str], size: int, known: set[str], seen: Callable[[], None]
+) -> Iterator[list[tuple[Case, Reference]]]:
     """Cases that show a lesion and are not known by their pixels, a few at a time. Boxes become masks, which can be turned to normal."""
-    batch: list[Case] = []
+    batch: list[tuple[Case, Reference]] = []
     for source in cases:
         case = source.load()
         seen()
+        if frame_key(case.image) in known:
+            continue
         if case.mask is None:
             case = replace(case, mask=lesions_of(case))
-        if frame_key(case.image) not in known and _outlines(prepare(case), source.read_masks is None):
-            batch.append(case)
+        reference = describe(case, groups.get(case.name, case.group), source.read_masks is None)
+        if reference.lesions:
+            batch.append((case, reference))
         if len(batch) == size:
             yield batch
             batch = []
@@ -160,7 +163,7 @@ def _outlines(prepared: Prepared, boxes: bool) -> list[tuple[Mask, Polygon]]:
     for number, part in enumerate(visible_lesions(prepared)):
         if boxes:
             part = inscribed_polygon(bounding_box(part), part.shape, numpy_rng("box outline", prepared.case.name, number))
-        corners = tuple(outline(part, max(1.0, 0.01 * float(np.sqrt(part.sum())))))
+        corners = region_polygon(part)
         if len(corners) >= 3 and (part & prepared.field).any():
             found.append((part, corners))
     return found

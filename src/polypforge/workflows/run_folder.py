@@ -40,6 +40,12 @@ def claim(folder: Path, command: str, settings: dict[str, Any]) -> None:
         write_json(folder / RUN_FILE, {"command": command, "settings": settings})
 
 
+def refuse_occupied(out: Path) -> None:
+    """A new data set goes to a folder of its own."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: choose a new folder for the data set.")
+
+
 def refuse_nesting(data: Path, out: Path) -> None:
     """A result inside its own data would be read as data the next time."""
     data, out = data.resolve(), out.resolve()

@@ -23,7 +23,7 @@ from polypforge.masks.shapes import box_mask
 from polypforge.models.locate import set_offline
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import MARGIN, loosened, region_polygon
 from polypforge.recipes import Job, Recipe, UntrainedRecipe
 from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.checkpoint import Progress
@@ -187,7 +187,7 @@ def preview_jobs(held: Sequence[Prepared], recipe: Recipe, count: int = PREVIEWS
         if prepared.boxes and not several_boxes and len(jobs) < count:
             lesion = box_mask(prepared.boxes[0], case.size)
             lesion = lesion & case.mask if case.mask is not None else lesion
-            region = loosened(lesion, 0.12) & prepared.field
+            region = loosened(lesion, MARGIN) & prepared.field
             if region.sum() > 200 and (lesion & region).any():
                 asked = region_polygon(lesion & region) if "mask" in recipe.needs and case.mask is not None else ()
                 jobs.append(Job(Request(case.name, POLYP, region_polygon(region), seed=len(jobs), lesion=asked), case))

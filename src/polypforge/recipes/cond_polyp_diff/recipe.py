@@ -23,7 +23,7 @@ from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS, ddim
 from polypforge.diffusion.schedules import Schedule
 from polypforge.features import Encoder
-from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
+from polypforge.features.denoiser import DenoiserEncoder, slightly_noised
 from polypforge.masks.pseudo import is_speck
 from polypforge.masks.shapes import components
 from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
@@ -190,9 +190,8 @@ class CondPolypDiff(MaskToFrame):
         """Of the network that draws frames, told that there is no lesion."""
 
         def run(image: Tensor) -> Tensor:
-            latents, times = self.vae.encode(image), self.image_diffusion.at(NOISE_TIME, len(image))
-            state = self.image_diffusion.noised(latents, fixed_noise(latents), times)
-            return self._image_network(state, times.to(image.device), torch.zeros_like(image[:, :1]))
+            state, times = slightly_noised(self.image_diffusion, self.vae.encode(image))
+            return self._image_network(state, times, torch.zeros_like(image[:, :1]))
 
         return DenoiserEncoder(self.image_unet, self.image_unet.up_blocks[0], run, self.config.size_px)
 

@@ -26,7 +26,7 @@ from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known, repaint_sigmas
 from polypforge.diffusion.samplers import ancestral
 from polypforge.features import Encoder, load_encoder
-from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
+from polypforge.features.denoiser import DenoiserEncoder, slightly_noised
 from polypforge.masks.shapes import dilate
 from polypforge.models.pixels import to_planes, to_unit
 from polypforge.models.precision import fast_inference
@@ -214,9 +214,8 @@ class DiffuseGen(Recipe):
         """Of the first network, told that there is no lesion."""
 
         def run(image: Tensor) -> Tensor:
-            times = self.diffusion.at(NOISE_TIME, len(image))
-            clean = torch.cat([image, -torch.ones_like(image[:, :1])], 1)
-            return self._network(0)(self.diffusion.noised(clean, fixed_noise(clean), times), times.to(image.device), None)
+            state, times = slightly_noised(self.diffusion, torch.cat([image, -torch.ones_like(image[:, :1])], 1))
+            return self._network(0)(state, times, None)
 
         first: Any = self.unets[0]
         return DenoiserEncoder(first, first.up_blocks[0], run, self.config.size_px)

@@ -30,7 +30,7 @@ from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.repaint import keep_known
 from polypforge.diffusion.samplers import SAMPLERS, ddim
 from polypforge.features import Encoder
-from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
+from polypforge.features.denoiser import DenoiserEncoder, slightly_noised
 from polypforge.masks.shapes import bounding_box, box_mask, enlarge
 from polypforge.models.fill import smooth_fill
 from polypforge.models.latent_backbone import BackboneConfig, LatentBackbone, build_backbone, load_backbone
@@ -270,11 +270,10 @@ class LatentInpainting(Recipe):
         """Told nothing, with no region to repaint."""
 
         def run(image: Tensor) -> Tensor:
-            latents, times = self.backbone.vae.encode(image), self.diffusion.at(NOISE_TIME, len(image))
+            state, times = slightly_noised(self.diffusion, self.backbone.vae.encode(image))
             nothing = torch.zeros_like(image[:, :1])
             known = self._known(image, nothing, nothing, nothing + 1)
-            state = self.diffusion.noised(latents, fixed_noise(latents), times)
-            return self.backbone.network(state, times.to(image.device), self._text([""] * len(image), image.device) | known)
+            return self.backbone.network(state, times, self._text([""] * len(image), image.device) | known)
 
         return DenoiserEncoder(self.backbone, self.backbone.unet.up_blocks[0], run, self.config.size_px)
 

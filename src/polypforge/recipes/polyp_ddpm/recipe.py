@@ -19,7 +19,7 @@ from polypforge.diffusion.noise import SampleNoise
 from polypforge.diffusion.samplers import SAMPLERS
 from polypforge.diffusion.schedules import Schedule
 from polypforge.features import Encoder
-from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
+from polypforge.features.denoiser import DenoiserEncoder, slightly_noised
 from polypforge.models.pixels import to_pixels, to_planes
 from polypforge.models.precision import fast_inference
 from polypforge.models.unet import UNetShape, apply_discrete_unet, build_unet
@@ -87,9 +87,8 @@ class PolypDDPM(MaskToFrame):
 
     def encoder(self) -> Encoder:
         def run(image: Tensor) -> Tensor:
-            times = self.diffusion.at(NOISE_TIME, len(image))
-            state = self.diffusion.noised(image, fixed_noise(image), times)
-            return self._network(state, times.to(image.device), torch.zeros_like(image[:, :1]))
+            state, times = slightly_noised(self.diffusion, image)
+            return self._network(state, times, torch.zeros_like(image[:, :1]))
 
         return DenoiserEncoder(self.unet, self.unet.up_blocks[0], run, self.config.size_px)
 
