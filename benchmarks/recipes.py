@@ -30,7 +30,8 @@ from polypforge.data.prepared import prepare
 from polypforge.models.locate import locate
 from polypforge.proposals.plan import PlanConfig
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
-from polypforge.quality.gate import GateConfig, judge
+from polypforge.quality.gates import Subject
+from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import load_judge
 from polypforge.quality.mask_similarity import mask_similarity
 from polypforge.recipes import Job, Recipe
@@ -75,7 +76,9 @@ def measure(name: str, opened: Opened, cases: dict[str, list[Case]], load, out: 
     made = [case for k in range(0, num, BATCH) for case in recipe.generate(jobs[k : k + BATCH])]
     row["sample_images_per_s"] = num / (time.monotonic() - started)
     row["sample_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    verdicts = judge(load_judge(locate("starter:window_segmenter")), made, requests, GateConfig())
+    verdicts = label_gates(load_judge(locate("starter:window_segmenter"))).verdicts(
+        [Subject.synthetic(c, r) for c, r in zip(made, requests, strict=True)]
+    )
     scores, kept = [v.score or 0.0 for v in verdicts], sum(v.kept for v in verdicts)
     row |= {"n": num, "kept": kept, "kept_interval": wilson_interval(kept, num)}
     row |= {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)}

@@ -9,8 +9,7 @@ from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
 from polypforge.phantom.render import render
-from polypforge.quality.gate import agreement
-from polypforge.quality.judges import judge_class, load_judge
+from polypforge.quality.judges import agreement, judge_class, load_judge
 from polypforge.quality.latent_segmenter import LatentSegmenter, LatentSegmenterConfig
 
 SMALL = {"vision": [16, 16], "unet": {"widths": [32, 32], "attention": [False, False], "patch_px": 1, "norm_groups": 8}, "window_px": 32}

@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
 from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
 from polypforge.quality.agreement import bootstrap_interval, iou, wilson_interval
-from polypforge.quality.gate import GateConfig, agreement, judge
+from polypforge.quality.judges import agreement
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter
 
@@ -28,56 +27,6 @@ def test_wilson_known_answer_and_bootstrap_covers():
     assert 0.87 < hits / 120 <= 1.0
     with pytest.raises(ValueError):
         bootstrap_interval([1.0])
-
-
-class Oracle(WindowSegmenter):
-    """Finds a mask that it was told of, wherever it is looked for."""
-
-    def __init__(self, config, truth):
-        torch.nn.Module.__init__(self)
-        self.config, self.truth = config, truth
-
-    def predict_in(self, images, windows):
-        return np.stack([w.crop_mask(self.truth, self.config.window_px).astype(np.float32) for w in windows])
-
-
-REGION = ((40, 40), (120, 40), (120, 120), (40, 120))
-POLYP = Request("a", "polyp", REGION, 1)
-
-
-def case(mask):
-    return Case("x", np.full((160, 160, 3), 120, np.uint8), mask)
-
-
-def verdict(tiny_segmenter, truth, mask, request=POLYP, **config):
-    return judge(Oracle(tiny_segmenter.config, truth), [case(mask)], [request], GateConfig(**config))[0]
-
-
-def test_verdicts(tiny_segmenter):
-    lesion = box_mask((60, 60, 100, 100), (160, 160))
-    shifted = box_mask((70, 60, 110, 100), (160, 160))
-    nothing = np.zeros((160, 160), bool)
-    assert verdict(tiny_segmenter, lesion, lesion).kept
-    assert verdict(tiny_segmenter, lesion, lesion).score > 0.97
-    off = verdict(tiny_segmenter, shifted, lesion)
-    assert not off.kept and "disagrees" in off.reason and off.score == pytest.approx(0.6, abs=0.05)
-    assert verdict(tiny_segmenter, shifted, lesion, min_iou=0.5).kept
-    assert "sees no lesion" in verdict(tiny_segmenter, nothing, lesion).reason
-    assert verdict(tiny_segmenter, nothing, nothing).reason == "no lesion was drawn"
-    assert "fills its region" in verdict(tiny_segmenter, lesion, box_mask((40, 40, 121, 121), (160, 160))).reason
-
-
-def test_removals_are_judged_by_what_is_left(tiny_segmenter):
-    normal = Request("a", "normal", REGION, 1)
-    nothing = np.zeros((160, 160), bool)
-    assert verdict(tiny_segmenter, nothing, nothing, normal).kept
-    left = verdict(tiny_segmenter, box_mask((60, 60, 100, 100), (160, 160)), nothing, normal)
-    assert not left.kept and "still seen" in left.reason
-
-
-def test_thresholds_are_checked():
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        GateConfig(1.2)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from polypforge.core.images import write_png
 from polypforge.core.types import Request
 from polypforge.masks.shapes import polygon_mask
 from polypforge.phantom.render import render
-from polypforge.quality import gate
 from polypforge.workflows import expand as expand_module
 
 
@@ -21,16 +20,16 @@ from polypforge.workflows import expand as expand_module
 def models(tiny_forge, tiny_segmenter, tmp_path):
     tiny_forge.save_pretrained(tmp_path / "forge")
     tiny_segmenter.save_pretrained(tmp_path / "judge")
-    return {"model": str(tmp_path / "forge"), "judge_model": str(tmp_path / "judge")}
+    return {"model": str(tmp_path / "forge"), "judges": [str(tmp_path / "judge")]}
 
 
 @pytest.fixture
-def lenient(monkeypatch):
+def lenient(tmp_path):
     """Untrained networks draw no lesion that a judge would keep: keep everything that has any label."""
-    monkeypatch.setattr(gate, "is_speck", lambda mask, thickness=0: not mask.any())
-    monkeypatch.setattr(gate, "fills", lambda lesion, region: False)
-    monkeypatch.setattr(gate, "MAX_LEFT", 1.0)
-    return {"min_iou": 0.0}
+    rules = {"lesion_drawn": 0.01, "own_outline": 1.0, "removed": 1.0, "label_agreement": 0.0}
+    file = tmp_path / "lenient.yaml"
+    file.write_text("repeats: null\ngates:\n" + "".join(f"  - {{name: {k}, threshold: {v}}}\n" for k, v in rules.items()))
+    return {"gates": file}
 
 
 def check_result(out, result, source, num):
@@ -42,7 +41,7 @@ def check_result(out, result, source, num):
     for row in synthetic:
         provenance = json.loads(row["provenance"])
         request = Request.from_json(provenance["request"])
-        assert request.id == provenance["id"] and provenance["gates"]["segmenter_iou"] >= 0
+        assert request.id == provenance["id"] and provenance["gates"]["label_agreement"] >= 0
         case = next(c for c in polypforge.load_dataset(out) if c.name.endswith(request.id))
         background = by_name[request.background]
         if not request.parent:
@@ -113,7 +112,7 @@ def test_held_out_cases_are_never_backgrounds(models, lenient, tmp_path):
 
 
 def test_what_the_gate_rejects_is_counted_and_never_written(phantom_folder, models, tmp_path):
-    result = polypforge.expand(phantom_folder, tmp_path / "out", 1, **models, min_iou=1.0, synthetic_only=True)
+    result = polypforge.expand(phantom_folder, tmp_path / "out", 1, **models, thresholds={"label_agreement": 1.0}, synthetic_only=True)
     assert result.accepted == 0 and result.made == 6 and sum(result.reasons.values()) == 6
     assert (tmp_path / "out" / "metadata.jsonl").read_text() == ""
     assert "Only 0 of 1" in result.report.read_text()
@@ -163,7 +162,8 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"num": 0}, {"num": -3}, {"min_iou": 1.5}, {"batch_size": 0}, {"model": "./none"}, {"device": "abacus"}]
+    "change",
+    [{"num": 0}, {"num": -3}, {"thresholds": {"label_agreement": 1.5}}, {"batch_size": 0}, {"model": "./none"}, {"device": "abacus"}],
 )
 def test_bad_options(phantom_folder, models, tmp_path, change):
     options = {"num": 3, **models, **change}

@@ -10,8 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from polypforge.cli import data as data_commands
-from polypforge.cli.options import BatchSize, Device, JsonOut, Layout, Offline, Seed, SkipBad, duration, emit
+from polypforge.cli.options import (
+    BatchSize,
+    Device,
+    GateFile,
+    JsonOut,
+    Judges,
+    Layout,
+    Offline,
+    Seed,
+    SkipBad,
+    Thresholds,
+    duration,
+    emit,
+    thresholds,
+)
 from polypforge.cli.planning import plan, propose, references
+from polypforge.cli.quality import gate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
     "Expand a small labelled endoscopy data set with realistic, validated, synthetic labelled images. For research, not for diagnosis."
@@ -47,7 +62,9 @@ def expand(
     want: Annotated[
         str | None, typer.Option(help="Kinds of lesions to ask for: 'balance size', 'more small flat', or a CSV of quotas; see `plan`.")
     ] = None,
-    min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
+    gates: GateFile = "starter",
+    judge: Judges = None,
+    threshold: Thresholds = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     synthetic_only: Annotated[bool, typer.Option(help="Leave the real cases out of the result.")] = False,
@@ -61,8 +78,9 @@ def expand(
     from polypforge.workflows.expand import expand as run
 
     result = run(
-        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), want=want, min_iou=min_iou, layout=layout,
-        skip_bad=skip_bad, synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
+        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), want=want, gates=gates,
+        judges=judge or (), thresholds=thresholds(threshold), layout=layout, skip_bad=skip_bad,
+        synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(
         result.to_json(),
@@ -73,7 +91,9 @@ def expand(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe, a judge (window_segmenter, latent_segmenter), first_stage or frame_encoder.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe, window_segmenter, latent_segmenter, window_detector, first_stage or frame_encoder.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder. The same command resumes it.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="A data set; may be given several times.")] = None,
     config: Annotated[
@@ -81,6 +101,9 @@ def train(
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Of a judge: train so many, each without a part of the data, to judge what is made from that part.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; touches neither data nor weights.")] = False,
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -108,6 +131,15 @@ def train(
         return
     if out is None:
         raise UserError("say where to: --out RUN (a run folder), or --dry-run to see what it would take.")
+    if folds is not None:
+        from polypforge.workflows.cross_fit import cross_fit
+
+        fitted = cross_fit(
+            recipe, data or [], out, folds, config=config, assignments=assignments or [], budget_seconds=duration(budget),
+            device=device, skip_bad=skip_bad, offline=offline,
+        )  # fmt: skip
+        emit(fitted, as_json, f"{fitted['folds']} judges, {fitted['step']} steps in {fitted['seconds']:.0f} s\n{fitted['model']}")
+        return
     result = run(
         recipe,
         data or [],
@@ -124,7 +156,7 @@ def train(
     )
 
 
-for command in (plan, references, propose):
+for command in (plan, references, propose, gate):
     app.command()(command)
 
 
@@ -152,23 +184,6 @@ def generate(
         seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}")
-
-
-@app.command()
-def gate(
-    folder: Annotated[Path, typer.Argument(help="A folder that `generate` wrote.")],
-    model: Annotated[str, typer.Option(help="The judge: run folder, saved folder, hub id, or starter:NAME.")] = "starter:window_segmenter",
-    min_iou: Annotated[float, typer.Option(help="Least agreement of label and judge for a case to be kept.")] = 0.7,
-    device: Device = "auto",
-    offline: Offline = False,
-    as_json: JsonOut = False,
-) -> None:
-    """Judge generated cases: one verdict with a reason for each, in gate.jsonl; rejected ones leave metadata.jsonl."""
-    from polypforge.workflows.gate import gate_folder as run
-
-    result = run(folder, model=model, min_iou=min_iou, device=device, offline=offline)
-    reasons = "".join(f"\n{count:6d}  {reason}" for reason, count in result["reasons"].items())
-    emit(result, as_json, f"{result['kept']} kept of {result['judged']}{reasons}")
 
 
 @app.command()

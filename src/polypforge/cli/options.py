@@ -16,6 +16,11 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never touch the networ
 JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave files out that can't be used, instead of stopping.")]
 BatchSize = Annotated[int, typer.Option(help="Images that the networks see at once.")]
+GateFile = Annotated[str, typer.Option(help="Gates: starter, boxes, or a YAML file; docs/gates.md.")]
+Judges = Annotated[
+    list[str] | None, typer.Option(help="A judge in place of the file's: run, folder, hub id, starter:NAME; may be repeated.")
+]
+Thresholds = Annotated[list[str] | None, typer.Option(help="Another threshold for one gate: label_agreement=0.8; may be repeated.")]
 Layout = Annotated[str, typer.Option(help="Layout of the data; `polypforge data import --help` lists them.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -29,6 +34,18 @@ def duration(text: str | None) -> float | None:
     if not match or float(match[1]) <= 0:
         raise UserError(f"--budget {text}: write it as 90s, 15m or 2h.")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def thresholds(texts: list[str] | None) -> dict[str, float]:
+    """{"label_agreement": 0.8} of ["label_agreement=0.8"]."""
+    found = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UserError(f"--threshold {text}: write it as gate=number, for example label_agreement=0.8.") from None
+    return found
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

@@ -16,16 +16,21 @@ from torch import Tensor
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.types import Image, Mask
-from polypforge.core.window import Window
+from polypforge.core.window import Window, around_mask
+from polypforge.data.field_of_view import field_of_view
 from polypforge.data.prepared import Prepared, prepare, random_window
 from polypforge.data.recolour import recolour
 from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch, Trainable
+from polypforge.quality.agreement import iou
 
 JUDGES = {
     "window_segmenter": "polypforge.quality.segmenter:WindowSegmenter",
     "latent_segmenter": "polypforge.quality.latent_segmenter:LatentSegmenter",
 }
+CROSS_FITTED = "cross_fitted"
+WINDOW_SCALE = 2.0  # side of the window in which a label is judged / longer side of the lesion
+MIN_WINDOW_PX = 64
 
 
 class Judge(Trainable):
@@ -63,6 +68,10 @@ class Judge(Trainable):
         size = self.config.window_px
         return self.predict(np.stack([w.crop(i, size) for i, w in zip(images, windows, strict=True)]))
 
+    def for_case(self, name: str) -> Judge:
+        """The judge that may judge what was made from the real case `name`: this one, unless it was cross-fitted."""
+        return self
+
 
 def judge_class(name: str) -> type[Judge]:
     if name not in JUDGES:
@@ -75,22 +84,43 @@ def load_judge(folder: Path) -> Judge:
     """The judge that was saved in `folder`, ready to predict. Raises UserError for anything else."""
     config = read_json(folder / "config.json")
     name = config.get("model") if isinstance(config, dict) else None
+    if name == CROSS_FITTED:
+        return import_module("polypforge.quality.cross_fitted").CrossFitted.load_pretrained(folder).eval()
     if name not in JUDGES:
         raise UserError(f"{folder / 'config.json'} is no judge that `polypforge train` saved: choose one of {', '.join(JUDGES)}.")
     return judge_class(name).load_pretrained(folder).eval()  # type: ignore[return-value]
 
 
-def draw_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> tuple[Image, Mask, Mask]:
-    """(image, mask, field) of a random training window, strongly recoloured: loosely around a lesion, or anywhere."""
+def agreement(judge: Judge, images: Sequence[Image], masks: Sequence[Mask], names: Sequence[str] | None = None) -> list[float]:
+    """IoU between each mask (not empty) and the prediction in a window around it: the gate's measure, on any labels.
+
+    names: of the cases, so that a cross-fitted judge doesn't judge what it learned.
+    """
+    windows = [around_mask(m, WINDOW_SCALE, MIN_WINDOW_PX) for m in masks]
+    size = judge.config.window_px
+    chances = np.zeros((len(masks), size, size), np.float32)
+    chosen = [judge.for_case(n) for n in names] if names is not None else [judge] * len(masks)
+    for each in {id(j): j for j in chosen}.values():
+        mine = [i for i, j in enumerate(chosen) if j is each]
+        chances[mine] = each.predict_in([images[i] for i in mine], [windows[i] for i in mine])
+    fields = [w.crop_mask(field_of_view(i), size) for i, w in zip(images, windows, strict=True)]
+    return [iou((c > 0.5) & f, w.crop_mask(m, size) & f) for c, f, w, m in zip(chances, fields, windows, masks, strict=True)]
+
+
+def training_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> Window:
+    """A random training window: loosely around a lesion, or anywhere."""
     height, width = chosen.field.shape
     if chosen.boxes and rng.random() >= config.empty_share:
         x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
         side = max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(*np.log(config.window_scale))))
-        window = random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
-    else:
-        side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
-        window = random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
-    image, mask, field = chosen.look(window, config.window_px)
+        return random_window((x0 + x1) / 2, (y0 + y1) / 2, max(side, 48), 0.22, rng)
+    side = min(height, width) * float(np.exp(rng.uniform(np.log(0.2), np.log(1.1))))
+    return random_window(rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height, side, 0.0, rng)
+
+
+def draw_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> tuple[Image, Mask, Mask]:
+    """(image, mask, field) of a random training window, strongly recoloured."""
+    image, mask, field = chosen.look(training_window(chosen, config, rng), config.window_px)
     return recolour(image, rng), mask, field
 
 

@@ -50,3 +50,18 @@ def nearest(queries: Sequence[NDArray[np.float32]], references: Sequence[NDArray
         best = int(scores.argmax())
         found.append(Neighbour(best, float(scores[best])))
     return found
+
+
+def first_alike(views: Sequence[NDArray[np.float32]], limit: float) -> list[int | None]:
+    """For each view the first earlier one that stays and correlates at least `limit` with it under any pose; None: it stays itself."""
+    bank = np.empty((len(views), views[0].size if views else 0), np.float32)
+    kept: list[int] = []
+    found: list[int | None] = []
+    for i, view in enumerate(views):
+        turned = np.stack([p.reshape(-1) for p in poses(view)]).astype(np.float32)
+        alike = np.flatnonzero((bank[: len(kept)] @ turned.T).max(1, initial=-1) >= limit)
+        found.append(kept[alike[0]] if len(alike) else None)
+        if not len(alike):
+            bank[len(kept)] = view.reshape(-1)
+            kept.append(i)
+    return found

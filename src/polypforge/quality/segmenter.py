@@ -7,32 +7,30 @@ windows are placed loosely and many hold no lesion at all, so it can't pass a ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from polypforge.core.config import from_dict
-from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
 from polypforge.models.pixels import to_unit
+from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Batch
 from polypforge.quality.judges import Judge, overlap_losses
+from polypforge.quality.saved_net import SavedNet
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """encoder: any of segmentation-models-pytorch, trained from scratch. depth, decoder: its stages and decoder widths.
+    """architecture, encoder: any of segmentation-models-pytorch, trained from scratch. depth: stages of the encoder. decoder: widths, of a
+    unet alone.
     window_px: side of the windows it sees. window_scale: range of window side / lesion side in training.
     empty_share: share of training windows placed without regard to lesions."""
 
+    architecture: str = "unet"
     encoder: str = "tu-resnet10t"
     depth: int = 4
     decoder: tuple[int, ...] = (128, 64, 32, 16)
@@ -41,12 +39,14 @@ class SegmenterConfig:
     empty_share: float = 0.3
 
     def __post_init__(self) -> None:
-        if len(self.decoder) != self.depth or self.window_px % 2**self.depth:
+        if self.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
+            raise ValueError(f"architecture is one of {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
+        if (self.architecture == "unet" and len(self.decoder) != self.depth) or self.window_px % 2**self.depth:
             raise ValueError("decoder needs `depth` widths and window_px must be a multiple of 2 ** depth")
 
 
-class WindowSegmenter(Judge):
-    """U-Net on RGB windows in [-1, 1]; one logit a pixel."""
+class WindowSegmenter(SavedNet, Judge):
+    """A network on RGB windows in [-1, 1]; one logit a pixel."""
 
     name: ClassVar[str] = "window_segmenter"
     config_class = SegmenterConfig
@@ -54,7 +54,8 @@ class WindowSegmenter(Judge):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=1)
+        widths = {"decoder_channels": config.decoder} if config.architecture == "unet" else {}
+        self.net = smp.create_model(config.architecture, config.encoder, None, classes=1, encoder_depth=config.depth, **widths)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy plus soft Dice over the batch, both inside the field of view."""
@@ -74,25 +75,8 @@ class WindowSegmenter(Judge):
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, S, S, 3) uint8 -> (N, S, S) float32 lesion probability: the mean over the window and its mirror image."""
         self.eval()
-        image = to_unit(windows).to(next(self.parameters()).device).contiguous(memory_format=torch.channels_last)
-        chance = torch.sigmoid(self.net(image).float()) + torch.sigmoid(self.net(image.flip(-1)).float()).flip(-1)
+        device = next(self.parameters()).device
+        image = to_unit(windows).to(device).contiguous(memory_format=torch.channels_last)
+        with fast_inference(device):
+            chance = torch.sigmoid(self.net(image).float()) + torch.sigmoid(self.net(image.flip(-1)).float()).flip(-1)
         return (chance[:, 0] / 2).cpu().numpy()
-
-    def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        self.save_config(folder)
-
-    @classmethod
-    def load_pretrained(cls, folder: Path) -> Self:
-        config = read_json(folder / "config.json")
-        if not isinstance(config, dict) or config.get("model") != cls.name:
-            raise UserError(f"{folder / 'config.json'} is no {cls.name} that `polypforge train` saved.")
-        model = cls(from_dict(SegmenterConfig, config["config"], str(folder / "config.json")))
-        try:
-            state = load_file(folder / "model.safetensors")
-            model.net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
-        return model.to(memory_format=torch.channels_last)

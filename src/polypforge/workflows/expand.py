@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_jsonl, write_json, write_jsonl
+from polypforge.core.files import write_json, write_jsonl
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
-from polypforge.quality.gate import GateConfig, Verdict, agreement, judge
-from polypforge.quality.judges import Judge, load_judge
+from polypforge.quality.gates import Verdict
+from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import Recipe, load_recipe, recipe_class
 from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
-from polypforge.workflows.gate import gate_config, spoil_children
+from polypforge.workflows.gating import Gating
 from polypforge.workflows.generator import generator_source, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
@@ -60,11 +61,12 @@ def expand(
     *,
     recipe: str | None = None,
     model: str | None = None,
-    judge_model: str = "starter:window_segmenter",
+    gates: str | Path = "starter",
+    judges: Sequence[str] = (),
+    thresholds: Mapping[str, float] | None = None,
     budget_seconds: float | None = None,
     want: str | None = None,
     seed: int = 0,
-    min_iou: float = 0.7,
     layout: str = "auto",
     skip_bad: bool = False,
     synthetic_only: bool = False,
@@ -76,7 +78,8 @@ def expand(
 
     recipe, model: which generator; without a model, the starter weights of the recipe (default: forge), or, where none are shipped, a
     model that is trained on the data first, from the recipe's starter configuration. budget_seconds: how long to fine-tune a given
-    model, or to train a new one. want: kinds of lesions to ask for, see `proposals.wishes.quotas`. The same call again resumes. Raises
+    model, or to train a new one. gates: "starter" or a YAML file of gates; judges: models in place of those it names; thresholds: by gate.
+    want: kinds of lesions to ask for, see `proposals.wishes.quotas`. The same call again resumes. Raises
     UserError for anything the caller can mend.
     """
     started = time.monotonic()
@@ -86,8 +89,9 @@ def expand(
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
     set_offline(offline)
-    gate = gate_config(min_iou)
-    judge_folder = locate(judge_model, offline)
+    asked = read_gates(gates, judges=tuple(judges)).with_thresholds(thresholds or {})
+    for name in (*asked.judges, *asked.detectors):
+        locate(name, offline)
     source = generator_source(recipe, model, offline)
     check_wish(want, recipe_class(source.recipe))
     settings = {
@@ -96,12 +100,11 @@ def expand(
         "num": num,
         "model": source.model,
         "weights": weights_hash(source.folder) if source.folder else "",
-        "judge": weights_hash(judge_folder),
+        "gates": asked.to_json() | {"weights": {name: weights_hash(locate(name, offline)) for name in (*asked.judges, *asked.detectors)}},
         "layout": layout,
         "budget_seconds": budget_seconds,
         "want": [[q.share, dict(q.cell)] for q in quotas(want, [])] if want and want.endswith(".csv") else want,
         "seed": seed,
-        "min_iou": min_iou,
         "skip_bad": skip_bad,
         "synthetic_only": synthetic_only,
     }
@@ -113,7 +116,9 @@ def expand(
     _refuse_what_cannot_be_expanded(opened, load)
     claim(out, "expand", settings)
     keep_report(opened, cache)
-    segmenter = load_judge(judge_folder).to(device_of(device))
+    gating = Gating(asked, device, offline)
+    calibration = gating.calibrate(opened, load, work / "gates")
+    gating.warn_uncalibrated()
     folder, model = source.folder, source.model
     if folder is None:
         model = f"{source.recipe}, trained on the data"
@@ -129,16 +134,15 @@ def expand(
 
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
-        "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judge": settings["judge"],
+        "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judges": gating.weights,
         "data": fingerprint_of(opened.source), "versions": versions(),
     }  # fmt: skip
-    requests, verdicts = _make(generator, segmenter, planner, load, store, provenance, num, gate, batch_size, work)
+    requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work)
     finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
     accepted = [r for r in finals if verdicts[r.id].kept][:num]
-    rows = _write_accepted(out, store, accepted, verdicts, gate)
+    rows = _write_accepted(out, store, accepted, verdicts, gating)
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
     write_jsonl(out / METADATA, real_rows + rows)
-    calibration = _calibration(segmenter, opened, load)
     report = write_report(
         out,
         opened,
@@ -188,20 +192,19 @@ def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Ope
 
 def _make(
     recipe: Recipe,
-    segmenter: Judge,
+    gating: Gating,
     planner: AnyPlanner,
     load,
     store: CaseStore,
     provenance: dict,
     num: int,
-    gate: GateConfig,
     batch_size: int,
     work: Path,
 ) -> tuple[list[Request], dict[str, Verdict]]:
     """Rounds of plan, generate and gate until `num` cases are accepted or MOST_TRIES * num were tried."""
     requests: list[Request] = []
-    log = store.folder / "verdicts.jsonl"  # beside the cases that they judge
-    verdicts = {row["id"]: Verdict(**row) for row in (read_jsonl(log) if log.exists() else [])}
+    log = gating.log(store.folder)  # beside the cases that were judged
+    verdicts: dict[str, Verdict] = {}
     tried, most = 0, MOST_TRIES * num if recipe.capacity is None else min(recipe.capacity, MOST_TRIES * num)
     columns = (
         TextColumn("making cases"),
@@ -226,30 +229,19 @@ def _make(
             bar.update(task, total=len(requests))
             bar.advance(task, len({r.id for r in coming} & store.done()))
             generate(recipe, coming, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
-            fresh = [r for r in coming if r.id not in verdicts]
-            for start in range(0, len(fresh), 32):
-                part = fresh[start : start + 32]
-                verdicts |= {v.id: v for v in judge(segmenter, [store.load(r.id) for r in part], part, gate)}
-            spoil_children(coming, verdicts)
-            write_jsonl(log, (v.to_json() for v in verdicts.values()))
+            verdicts = gating.judge(requests, store, log)
 
 
 def _write_accepted(
-    out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gate: GateConfig
+    out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gating: Gating
 ) -> list[dict[str, Any]]:
     rows = []
     for request in accepted:
         case = store.load(request.id)
         case.name = f"synthetic-{request.id}"
         case.split = "train"
-        case.provenance["gates"] = {"segmenter_iou": round(verdicts[request.id].score or 0.0, 4), "min_iou": gate.min_iou}
+        case.provenance["gates"] = verdicts[request.id].to_json()["scores"]
+        case.provenance["thresholds"] = {name: round(value, 4) for name, value in gating.keeper.thresholds.items()}
         text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True), "synthetic": "true"}
         rows.append(write_case(out, case, text=text))
     return rows
-
-
-def _calibration(segmenter: Judge, opened: Opened, load) -> list[float]:
-    """Agreement of the judge with *real* labels that were not used as backgrounds."""
-    held = [load(c.name) for c in opened.cases("val")[:60]]
-    held = [c for c in held if c.mask is not None and c.mask.any()]
-    return agreement(segmenter, [c.image for c in held], [c.mask for c in held if c.mask is not None]) if held else []

@@ -3,73 +3,174 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import write_jsonl
+from polypforge.core.files import read_json, write_json, write_jsonl
+from polypforge.core.images import write_png
+from polypforge.core.types import Case, Request
+from polypforge.core.window import around_mask
 from polypforge.data.folder import METADATA
+from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore, read_requests
-from polypforge.models.locate import locate, set_offline, weights_hash
-from polypforge.quality.gate import GateConfig, Verdict, judge
-from polypforge.quality.judges import load_judge
-from polypforge.workflows.device import device_of
+from polypforge.models.locate import set_offline
+from polypforge.quality.agreement import wilson_interval
+from polypforge.quality.gates import Subject, Verdict
+from polypforge.quality.gates.settings import read_gates
+from polypforge.quality.refinement import judged_chance, refined_label, soft_label
+from polypforge.reporting.gate_figure import ScoreLine, gate_figure
+from polypforge.workflows.gating import BATCH, Gating
+from polypforge.workflows.opened import Opened, keep_report, open_checked
+from polypforge.workflows.realism import realism
+from polypforge.workflows.run_folder import RUN_FILE
+
+ALL = "all"
 
 
 def gate_folder(
-    folder: Path, *, model: str = "starter:window_segmenter", min_iou: float = 0.7, device: str = "auto", offline: bool = False
+    folder: Path,
+    *,
+    data: Path | None = None,
+    gates: str | Path = "starter",
+    judges: Sequence[str] = (),
+    detectors: Sequence[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+    explain: Sequence[str] = (),
+    refine: bool = False,
+    soft_labels: bool = False,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    device: str = "auto",
+    offline: bool = False,
 ) -> dict[str, Any]:
     """Verdicts for every finished case of `folder` into gate.jsonl; metadata.jsonl then lists the kept ones only.
 
-    Run again with another `min_iou`, it starts from all cases again: nothing is deleted.
+    data: the real cases, for thresholds and comparison; by default those that `generate` worked on, when they are still there.
+    explain: ids of cases to draw a figure of, or "all" rejected ones. refine, soft_labels: write masks moved to where all judges agree,
+    and probabilities, beside the labels. Run again with other thresholds, it starts from all cases again: nothing is deleted, and scores
+    that are known are not computed again. Raises UserError.
     """
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
     set_offline(offline)
-    config = gate_config(min_iou)
-    judge_folder = locate(model, offline)
-    segmenter = load_judge(judge_folder).to(device_of(device))
+    settings = read_gates(gates, judges=tuple(judges), detectors=tuple(detectors)).with_thresholds(thresholds or {})
     store = CaseStore(folder)
     done = store.done()
     requests = [r for r in read_requests(folder / "requests.jsonl") if r.id in done]
     if not requests:
         raise UserError(f"{folder} holds no finished case: run `polypforge generate` first.")
-    verdicts: dict[str, Verdict] = {}
-    with Progress(TextColumn("judging"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+    unknown = set(explain) - {r.id for r in requests} - {ALL}
+    if unknown:
+        raise UserError(f"--explain {sorted(unknown)[0]}: {folder} has no such case; ids are in its gate.jsonl.")
+    gating = Gating(settings, device, offline)
+    opened = _real_data(folder, data, layout, skip_bad)
+    load = opened.loader() if opened else None
+    calibration = gating.calibrate(opened, load, folder / "gates" / "real") if opened and load else None
+    gating.warn_uncalibrated()
+    log = gating.log(folder / "gates")
+    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("judge", total=len(requests))
-        for start in range(0, len(requests), 32):
-            part = requests[start : start + 32]
-            verdicts |= {v.id: v for v in judge(segmenter, [store.load(r.id) for r in part], part, config)}
-            bar.advance(task, len(part))
-    spoil_children(requests, verdicts)
+        verdicts = gating.judge(requests, store, log, lambda n: bar.advance(task, n))
     write_jsonl(folder / "gate.jsonl", (verdicts[r.id].to_json() for r in requests))
-    judged = {"judge": model, "weights": weights_hash(judge_folder), "min_iou": min_iou}
-    store.finish([r for r in requests if verdicts[r.id].kept], {r.id: judged | {"segmenter_iou": verdicts[r.id].score} for r in requests})
+    kept = [r for r in requests if verdicts[r.id].kept]
+    judged = {"models": gating.weights, "thresholds": {k: round(v, 4) for k, v in gating.keeper.thresholds.items()}}
+    store.finish(kept, {r.id: judged | {"scores": verdicts[r.id].to_json()["scores"]} for r in requests})
+    labels = _labels(folder, kept, store, gating, refine, soft_labels)
+    figures = _explain(folder, requests, verdicts, store, gating, load, explain)
     parents = {r.parent for r in requests}
-    finals = [verdicts[r.id] for r in requests if r.id not in parents]
-    reasons = Counter(v.reason for v in finals if not v.kept)
-    return {
+    finals = [r for r in requests if r.id not in parents]
+    passed = sum(verdicts[r.id].kept for r in finals)
+    result: dict[str, Any] = {
         "judged": len(finals),
-        "kept": sum(v.kept for v in finals),
-        "reasons": dict(reasons.most_common()),
+        "kept": passed,
+        "interval": wilson_interval(passed, len(finals)),
+        "reasons": dict(Counter(verdicts[r.id].reason for r in finals if not verdicts[r.id].kept).most_common()),
+        "failed": dict(Counter(n for r in finals for n in verdicts[r.id].failed).most_common()),
+        "thresholds": judged["thresholds"],
+        "real": calibration.to_json() if calibration else None,
+        "set": realism(finals, verdicts, store, opened, load, device),
         "metadata": str(folder / METADATA),
+        **labels,
+        **({"figures": figures} if explain else {}),
     }
+    write_json(folder / "gates" / "summary.json", result)
+    return result
 
 
-def gate_config(min_iou: float) -> GateConfig:
-    """Raises UserError for a threshold outside 0..1."""
-    try:
-        return GateConfig(min_iou)
-    except ValueError as error:
-        raise UserError(f"--min-iou {min_iou}: {error}.") from None
+def _real_data(folder: Path, data: Path | None, layout: str, skip_bad: bool) -> Opened | None:
+    """The real cases: as asked for, or where `generate` found them. Its check is used again."""
+    cache = folder / "check.json"
+    if data is None:
+        stored = read_json(folder / RUN_FILE).get("settings", {}) if (folder / RUN_FILE).exists() else {}
+        data = Path(stored["data"]) if stored.get("data") else None
+        if data is None or not data.is_dir():
+            return None
+        skip_bad = True  # what `generate` left out is left out here, too
+    opened = open_checked(data, layout, skip_bad, cache=cache, min_cases=1)
+    keep_report(opened, cache)
+    return opened
 
 
-def spoil_children(requests, verdicts: dict[str, Verdict]) -> None:
-    """A lesion that was not fully removed spoils what was made on top of that frame. `requests` come parents first."""
-    for request in requests:
-        parent = verdicts.get(request.parent)
-        if parent is not None and not parent.kept and request.id in verdicts:
-            verdicts[request.id] = Verdict(request.id, False, "the old lesion was not fully removed", verdicts[request.id].score)
+def _labels(folder: Path, kept: Sequence[Request], store: CaseStore, gating: Gating, refine: bool, soft: bool) -> dict[str, Any]:
+    """Write refined masks and soft labels of the kept cases; how many there are."""
+    if not (refine or soft):
+        return {}
+    counts: dict[str, Any] = {}
+    for start in range(0, len(kept), BATCH):
+        part = kept[start : start + BATCH]
+        subjects = [Subject.synthetic(store.load(r.id), r) for r in part]
+        gating.keeper.see(subjects, {"judge"})
+        for subject in subjects:
+            moved = refined_label(subject) if refine else None
+            if moved is not None:
+                write_png(folder / "refined" / f"{subject.id}.png", moved)
+                counts["refined"] = counts.get("refined", 0) + 1
+            chance = soft_label(subject) if soft else None
+            if chance is not None:
+                write_png(folder / "soft" / f"{subject.id}.png", np.rint(chance * 255).astype(np.uint8))
+                counts["soft"] = counts.get("soft", 0) + 1
+    return {"labels": counts}
+
+
+def _explain(
+    folder: Path,
+    requests: Sequence[Request],
+    verdicts: Mapping[str, Verdict],
+    store: CaseStore,
+    gating: Gating,
+    load: LoadBackground | None,
+    explain: Sequence[str],
+) -> list[str]:
+    """Figures of the asked cases into gates/figures."""
+    asked = [r for r in requests if r.id in explain or (ALL in explain and not verdicts[r.id].kept)]
+    for request in asked:
+        case, verdict = store.load(request.id), verdicts[request.id]
+        subject = Subject.synthetic(case, request)
+        gating.keeper.see([subject], {"judge"})
+        lines = [
+            ScoreLine(r.name, verdict.scores.get(r.name), gating.keeper.thresholds.get(r.name), r.gate.keep, r.name not in verdict.failed)
+            for r in gating.settings.gates
+        ]
+        shown = subject.lesion if subject.lesion.any() else subject.region
+        window = around_mask(shown, 2.0, 64)
+        source = _source(request, store, load)
+        label = case.mask if case.mask is not None else subject.lesion
+        title = f"{request.id}: {verdict.reason or 'kept'}"
+        picture = gate_figure(
+            title, source.image if source else None, case.image, subject.region, label, window, judged_chance(subject), lines
+        )
+        write_png(folder / "gates" / "figures" / f"{request.id}.png", picture)
+    return [str(folder / "gates" / "figures" / f"{r.id}.png") for r in asked]
+
+
+def _source(request: Request, store: CaseStore, load: LoadBackground | None) -> Case | None:
+    if request.parent:
+        return store.load(request.parent)
+    return load(request.background) if load and request.background else None

@@ -16,11 +16,12 @@ from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import bounding_box, components, region_mask
 from polypforge.proposals.census import measure_lesions
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
-from polypforge.quality.gate import Verdict, drawn_lesion
+from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.reporting.charts import paired_histogram, place_map
 from polypforge.reporting.page import Page, Picture, write_page
 from polypforge.reporting.panels import data_uri, edit_strip
+from polypforge.workflows.gating import Calibration
 from polypforge.workflows.opened import Opened
 
 SHOWN, SHOWN_REJECTED, SHOWN_NEIGHBOURS, COMPARED_REAL = 24, 6, 9, 250
@@ -36,7 +37,7 @@ def write_report(
     accepted: list[Request],
     verdicts: dict[str, Verdict],
     references: list[Attributes],
-    calibration: list[float],
+    calibration: Calibration | None,
     settings: dict[str, Any],
 ) -> Path:
     """Write `report.html` into `out` and return its path."""
@@ -74,7 +75,7 @@ for case in polypforge.load_dataset("{out}"):
 def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
     kept = sum(verdicts[r.id].kept for r in made)
     low, high = wilson_interval(kept, len(made))
-    scores = [verdicts[r.id].score or 0.0 for r in accepted]
+    scores = [s for r in accepted if (s := verdicts[r.id].agreement) is not None]
     numbers = [
         {"value": str(len(accepted)), "name": "accepted synthetic cases"},
         {"value": f"{kept / max(1, len(made)):.0%}", "name": f"accepted of {len(made)} made (95 %: {low:.0%}-{high:.0%})"},
@@ -84,13 +85,13 @@ def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
         numbers.append(
             {"value": f"{np.mean(scores):.2f}", "name": f"label agreement, IoU of accepted, n={len(scores)} (95 %: {low:.2f}-{high:.2f})"}
         )
-    if calibration:
-        passed = sum(s >= 0.7 for s in calibration)
-        low, high = wilson_interval(passed, len(calibration))
+    if calibration and calibration.n:
+        low, high = calibration.interval
         numbers.append(
             {
-                "value": f"{passed / len(calibration):.0%}",
-                "name": f"of real labels would pass at 0.7, n={len(calibration)} (95 %: {low:.0%}-{high:.0%})",
+                "value": f"{calibration.passed / calibration.n:.0%}",
+                "name": f"of held-out real lesions would pass all gates, n={calibration.n} (95 %: {low:.0%}-{high:.0%}); "
+                f"the label gate alone: {calibration.label_passed / calibration.n:.0%}",
             }
         )
     return numbers
@@ -117,7 +118,7 @@ def _picture(request: Request, case: Case, load: LoadBackground, verdicts: dict[
     source = load(request.background) if request.background else None
     region = region_mask(request.region, case.size)
     verdict = verdicts[request.id]
-    score = f"IoU {verdict.score:.2f}" if verdict.score is not None else "not scored"
+    score = f"IoU {verdict.agreement:.2f}" if verdict.agreement is not None else "not scored"
     edit = "added"
     if not request.region:
         edit = "whole frame"
@@ -138,7 +139,7 @@ class _Drawn:
     """What the report needs of an accepted case's new lesion, without its pixels."""
 
     def __init__(self, case: Case, request: Request) -> None:
-        part = drawn_lesion(case, region_mask(request.region, case.size))
+        part = Subject.synthetic(case, request).lesion
         self.request = request
         self.attributes = [found.attributes for found in measure_lesions(Case(case.name, case.image, part))]
         self.centre = _centre(part)
@@ -146,7 +147,7 @@ class _Drawn:
 
     def thumbnail(self, store: CaseStore) -> Image:
         case = store.load(self.request.id)
-        return _closeup(case, drawn_lesion(case, region_mask(self.request.region, case.size)))
+        return _closeup(case, Subject.synthetic(case, self.request).lesion)
 
 
 def _closeup(case: Case, lesion: Mask) -> Image:

@@ -23,7 +23,9 @@ from polypforge.models.first_stage import FirstStage
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
-from polypforge.quality.gate import GateConfig, Verdict, agreement, drawn_lesion, judge
+from polypforge.quality.gates import Subject, Verdict
+from polypforge.quality.gates.gatekeeper import label_gates
+from polypforge.quality.judges import agreement
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.recipes import Job, Recipe, load_recipe
@@ -121,7 +123,7 @@ def _generate(recipe: Recipe, requests: list[Request], backgrounds: dict[str, Ca
 
 
 def _judged(segmenter: WindowSegmenter, cases: list[Case], requests: list[Request], backgrounds: dict[str, Case]) -> list[Sample]:
-    verdicts = judge(segmenter, cases, requests, GateConfig())
+    verdicts = label_gates(segmenter).verdicts([Subject.synthetic(c, r) for c, r in zip(cases, requests, strict=True)])
     return [Sample(r, backgrounds[r.background], c, v) for r, c, v in zip(requests, cases, verdicts, strict=True)]
 
 
@@ -131,7 +133,7 @@ def _share(hits: list[bool]) -> dict[str, Any]:
 
 
 def _acceptance(samples: list[Sample]) -> dict[str, Any]:
-    scores = [s.verdict.score or 0.0 for s in samples]
+    scores = [s.verdict.agreement or 0.0 for s in samples]
     low, high = bootstrap_interval(scores)
     return _share([s.verdict.kept for s in samples]) | {
         "mean IoU": round(float(np.mean(scores)), 4),
@@ -142,7 +144,7 @@ def _acceptance(samples: list[Sample]) -> dict[str, Any]:
 def _likeness(samples: list[Sample], real: list[Case], donors: list[Case]) -> dict[str, Any]:
     """Correlation with the most similar of the training lesions: synthetic ones, and held-out real ones for comparison."""
     bank = [descriptor(c.image, m) for c in donors if c.mask is not None for m in components(c.mask, 60)]
-    drawn = [(s.case, drawn_lesion(s.case, region_mask(s.request.region, s.case.size))) for s in samples if s.verdict.kept]
+    drawn = [(s.case, Subject.synthetic(s.case, s.request).lesion) for s in samples if s.verdict.kept]
     synthetic = [n.correlation for n in nearest([descriptor(c.image, m) for c, m in drawn], bank)] if drawn else []
     unseen = [n.correlation for n in nearest([descriptor(c.image, components(c.mask)[0]) for c in real if c.mask is not None], bank)]
 

@@ -80,11 +80,12 @@ def train(
     layout: str = "auto",
     skip_bad: bool = False,
     offline: bool = False,
+    leave_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
 
     config: YAML with the sections model, training and phantom, or "paper" or "starter" for a shipped one (default: starter).
-    Raises UserError.
+    leave_out: names of training cases that are not learned from. Raises UserError.
     """
     out = Path(out)
     path, values, training, phantom = read_settings(name, config, assignments, budget_seconds)
@@ -104,6 +105,8 @@ def train(
     # What may change between the parts of one run: its end, and what the advice after a NaN asks for.
     free = ("max_steps", "budget_seconds", "learning_rate", "precision")
     settings["training"] = {k: v for k, v in asdict(training).items() if k not in free}
+    if leave_out:
+        settings["leave_out"] = content_hash(sorted(leave_out))
     for folder in data:
         open_source(folder, layout)
     if main:
@@ -111,7 +114,7 @@ def train(
     opened = [
         open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
     ]
-    train_cases = [c.load() for o in opened for c in o.cases("train")]
+    train_cases = [c.load() for o in opened for c in o.cases("train") if c.name not in set(leave_out)]
     held_cases = [c.load() for o in opened for c in o.cases("val")]
     train_cases += [render(phantom.first_seed + i, phantom.size) for i in range(phantom.frames)]
     if not held_cases:

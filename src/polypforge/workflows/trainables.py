@@ -1,4 +1,4 @@
-"""What `polypforge train` knows by name (recipes, judges, the first stage, the encoder of frames), and the shipped configurations."""
+"""What `polypforge train` knows by name (recipes, judges, the detector, the first stage, the encoder), and shipped configurations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from polypforge.core.errors import UserError
 from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.models.first_stage import FirstStage
 from polypforge.models.trainable import Trainable
+from polypforge.quality.detector import Detector
 from polypforge.quality.judges import JUDGES, judge_class
 from polypforge.recipes import RECIPES, recipe_class
 
-OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder)
+OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder, Detector)
 
 
 def trainable_names() -> list[str]:

@@ -1,0 +1,127 @@
+"""What a gate looks at: one lesion, synthetic or real, with its frame and what the judges see there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.images import shrunk_size
+from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask, Request
+from polypforge.core.window import Window
+from polypforge.data.field_of_view import field_of_view
+from polypforge.masks.shapes import bounding_box, dilate, polygon_mask, region_mask
+
+CROP_PX = 192  # longer side at which light and texture are measured
+CROP_MARGIN = 0.5  # of the lesion's longer side, on each side
+HIGHLIGHT = 225  # least of the three channels: wet reflections, which say nothing of texture
+
+
+@dataclass
+class Look:
+    """What a judge sees in one square window: lesion probability, and label and field of view there; all (S, S)."""
+
+    window: Window
+    chance: NDArray[np.float32]
+    label: Mask
+    field: Mask
+
+    @cached_property
+    def found(self) -> Mask:
+        return (self.chance > 0.5) & self.field
+
+
+@dataclass
+class Crop:
+    """The lesion with its surroundings, at most CROP_PX a side: pixels, lesion, region, field of view, and the ring of tissue around the
+    lesion."""
+
+    image: Image
+    lesion: Mask
+    region: Mask
+    field: Mask
+    ring: Mask
+
+    @cached_property
+    def lab(self) -> NDArray[np.float32]:
+        """(h, w, 3) CIELAB."""
+        return cv2.cvtColor(self.image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+    @cached_property
+    def dull(self) -> Mask:
+        """Pixels without a wet highlight within 2 pixels."""
+        bright = (self.image.min(-1) >= HIGHLIGHT).astype(np.uint8)
+        return cv2.dilate(bright, np.ones((5, 5), np.uint8)) == 0
+
+
+@dataclass
+class Subject:
+    """One case before the gates.
+
+    region: pixels that may have changed. lesion: the part of the label inside it. asked: the outline that was asked for, or None.
+    label: "polyp" or "normal" (the lesion in the region was to be removed). made_from: name of the real case behind it, or "".
+    looks: by judge, first the window around the lesion, then any others. sightings: by detector, (box in frame pixels, confidence).
+    """
+
+    id: str
+    case: Case
+    region: Mask
+    lesion: Mask
+    label: str = POLYP
+    asked: Mask | None = None
+    made_from: str = ""
+    looks: dict[str, list[Look]] = field(default_factory=dict)
+    sightings: dict[str, list[tuple[Box, float]]] = field(default_factory=dict)
+
+    @classmethod
+    def synthetic(cls, case: Case, request: Request) -> Subject:
+        region = region_mask(request.region, case.size)
+        lesion = case.mask & region if case.mask is not None else np.zeros(case.size, bool)
+        asked = polygon_mask(list(request.lesion), case.size) if request.lesion else None
+        return cls(request.id, case, region, lesion, request.label, asked, request.background)
+
+    @classmethod
+    def real(cls, case: Case, lesion: Mask, margin: float = 0.12) -> Subject:
+        """A real lesion as if it had just been drawn into a region around it."""
+        return cls(case.name, case, loosely(lesion, margin), lesion, POLYP, None, case.name)
+
+    @property
+    def removed(self) -> bool:
+        return self.label == NORMAL
+
+    @property
+    def whole_frame(self) -> bool:
+        return bool(self.region.all())
+
+    @cached_property
+    def field(self) -> Mask:
+        return field_of_view(self.case.image)
+
+    @cached_property
+    def crop(self) -> Crop | None:
+        """None when nothing was drawn."""
+        if not self.lesion.any():
+            return None
+        x0, y0, x1, y1 = bounding_box(self.lesion)
+        margin = int(CROP_MARGIN * max(x1 - x0, y1 - y0)) + 4
+        where = (slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin))
+        image = self.case.image[where]
+        scale, size = shrunk_size(image.shape, CROP_PX)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else np.ascontiguousarray(image)
+        lesion, region, field_, label = (
+            cv2.resize(np.ascontiguousarray(m[where]).view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            for m in (self.lesion, self.region, self.field, self.case.mask if self.case.mask is not None else self.lesion)
+        )
+        ring = dilate(lesion, max(3.0, 0.3 * float(np.sqrt(lesion.sum())))) & ~lesion & ~label & field_
+        return Crop(small, lesion, region, field_, ring)
+
+
+def loosely(lesion: Mask, margin: float) -> Mask:
+    """The convex hull of the lesion, grown by `margin` of its longer side."""
+    points = np.argwhere(lesion)[:, ::-1].astype(np.int32)
+    hull = cv2.convexHull(points)[:, 0]
+    x0, y0, x1, y1 = bounding_box(lesion)
+    return dilate(polygon_mask(hull, lesion.shape), margin * max(x1 - x0, y1 - y0))

@@ -1,0 +1,83 @@
+"""`polypforge train JUDGE --folds K`: judges by turns, so that a case made from a real image is judged by one that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import whole_folder, write_json
+from polypforge.core.seeding import content_hash
+from polypforge.data.split import components
+from polypforge.quality.cross_fitted import CrossFitted
+from polypforge.quality.judges import JUDGES, load_judge
+from polypforge.workflows.opened import Opened, open_checked
+from polypforge.workflows.run_folder import claim
+from polypforge.workflows.train import read_settings, train
+
+NAMES = tuple(JUDGES)
+
+
+def cross_fit(
+    name: str,
+    data: Sequence[str | Path],
+    out: str | Path,
+    folds: int,
+    *,
+    config: str | Path | None = None,
+    assignments: Sequence[str] = (),
+    budget_seconds: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train `folds` judges, each without one part of the training cases; `out/model` then holds them as one judge.
+
+    Near-duplicates and cases of one group share a part. budget_seconds: for all together. options: as of `train`. The same call resumes.
+    Raises UserError.
+    """
+    out = Path(out)
+    if name not in NAMES:
+        raise UserError(f"--folds is for judges ({', '.join(NAMES)}), not for {name}.")
+    if folds < 2:
+        raise UserError(f"--folds is {folds}: it takes at least 2, so that something is left to learn from.")
+    if not data:
+        raise UserError("--folds needs --data: the real cases that synthetic ones will be made from.")
+    training = read_settings(name, config, assignments, budget_seconds)[2]
+    each = training.budget_seconds / folds if training.budget_seconds else None
+    given = {"name": name, "data": [str(Path(d).resolve()) for d in data], "folds": folds, "set": list(assignments)}
+    claim(out, f"train {name} --folds", given)
+    layout, skip_bad = options.get("layout", "auto"), options.get("skip_bad", False)
+    opened = [open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json") for d in data]
+    parts = fold_of(opened, folds)
+    console.print(f"{folds} judges, each without {len(parts) // folds} of {len(parts)} training cases.")
+    results = []
+    for fold in range(folds):
+        left_out = sorted(case for case, part in parts.items() if part == fold)
+        result = train(
+            name, data, out / f"fold-{fold}", config=config, assignments=assignments, budget_seconds=each, leave_out=left_out, **options
+        )
+        if (each and result["seconds"] < each) and not (training.max_steps and result["step"] >= training.max_steps):
+            raise KeyboardInterrupt  # stopped in this fold: the same command goes on
+        results.append(result)
+    with whole_folder(out / "model") as folder:
+        CrossFitted([load_judge(out / f"fold-{k}" / "model") for k in range(folds)], parts).save_pretrained(folder)
+    summary = {"name": name, "folds": folds, "model": str(out / "model"), "step": sum(r["step"] for r in results)}
+    summary |= {"seconds": sum(r["seconds"] for r in results), "best_loss": max(r["best_loss"] for r in results)}
+    write_json(out / "result.json", summary)
+    return summary
+
+
+def fold_of(opened: Sequence[Opened], folds: int) -> dict[str, int]:
+    """Training case -> fold: what hangs together stays together, the largest first into the smallest fold. Deterministic."""
+    groups = [[c.name for c in members] for o in opened for members in components(o.cases("train"), o.report.pairs)]
+    groups.sort(key=lambda names: (-len(names), content_hash(["fold", *sorted(names)])))
+    sizes = [0] * folds
+    parts: dict[str, int] = {}
+    for names in groups:
+        fold = sizes.index(min(sizes))
+        sizes[fold] += len(names)
+        parts |= dict.fromkeys(names, fold)
+    if min(sizes) == 0:
+        raise UserError(f"--folds {folds} is more than the {len(groups)} independent groups of training cases.")
+    return parts

@@ -1,0 +1,173 @@
+"""Gates at work on a store of cases: open the judges, take thresholds from real lesions, decide, leave repetitions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.console import console
+from polypforge.core.seeding import content_hash, numpy_rng
+from polypforge.core.types import Request
+from polypforge.generation.runner import LoadBackground
+from polypforge.generation.writer import CaseStore
+from polypforge.masks.shapes import components
+from polypforge.models.locate import locate, weights_hash
+from polypforge.quality.agreement import wilson_interval
+from polypforge.quality.detector import load_detector
+from polypforge.quality.gates import Gatekeeper, Subject, Verdict
+from polypforge.quality.gates.score_log import ScoreLog
+from polypforge.quality.gates.settings import GateSettings
+from polypforge.quality.gates.verdict import Scores
+from polypforge.quality.judges import load_judge
+from polypforge.quality.neighbours import descriptor, first_alike
+from polypforge.workflows.device import device_of
+from polypforge.workflows.opened import Opened
+
+BATCH = 32
+MOST_REAL = 300  # real lesions from which thresholds are taken
+MOST_HELD = 100  # held-out ones that are put to the test
+LEAST_LESION_PX = 60
+
+
+@dataclass
+class Calibration:
+    """What the gates do to real lesions: of `n` held-out ones `passed`, with the 95 % interval of the share; `failed`: by gate.
+
+    lesions: real lesions that the thresholds come from.
+    """
+
+    n: int
+    passed: int
+    interval: tuple[float, float]
+    failed: dict[str, int]
+    label_passed: int
+    lesions: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Gating:
+    """Judges, rules and thresholds in use. weights: a hash of each model by its name."""
+
+    def __init__(self, settings: GateSettings, device: str = "auto", offline: bool = False) -> None:
+        self.settings = settings
+        judges = {name: locate(name, offline) for name in settings.judges}
+        detectors = {name: locate(name, offline) for name in settings.detectors}
+        self.weights = {name: weights_hash(folder) for name, folder in (judges | detectors).items()}
+        where = device_of(device)
+        self.keeper = Gatekeeper(
+            settings.gates,
+            {name: load_judge(folder).to(where) for name, folder in judges.items()},
+            {name: load_detector(folder).to(where) for name, folder in detectors.items()},
+        )
+
+    def log(self, folder: Path) -> ScoreLog:
+        """Scores in `folder` that these gates took before."""
+        models = {"judge": self.settings.judges, "detector": self.settings.detectors, "": ()}
+        stamps = {
+            r.name: content_hash([r.gate.version, *(self.weights[m] for m in models[r.gate.needs])])[:10] for r in self.settings.gates
+        }
+        return ScoreLog(folder, stamps)
+
+    def calibrate(self, opened: Opened, load: LoadBackground, folder: Path) -> Calibration | None:
+        """Thresholds from real lesions of the training cases, then the share of held-out real lesions that would pass all gates.
+
+        None when the data shows no lesion. Scores are kept in `folder`.
+        """
+        log = self.log(folder)
+        chosen = {split: _sample(opened, split, most) for split, most in (("train", MOST_REAL), ("val", MOST_HELD))}
+        rows = {split: self._real_scores(names, load, log) for split, names in chosen.items()}
+        log.save()
+        if not rows["train"]:
+            return None
+        # What a judge says of cases that it may have learned is no measure: its thresholds come from held-out cases where there are some.
+        judged = {r.name for r in self.settings.gates if r.gate.needs}
+        apart = [{k: v for k, v in row.items() if k not in judged} for row in rows["train"]]
+        self.keeper.calibrate(apart + ([{k: v for k, v in row.items() if k in judged} for row in rows["val"]] or rows["train"]))
+        verdicts = [self.keeper.decide("", row) for row in rows["val"]]
+        failed = {r.name: sum(r.name in v.failed for v in verdicts) for r in self.settings.gates}
+        passed = sum(v.kept for v in verdicts)
+        return Calibration(
+            len(verdicts),
+            passed,
+            wilson_interval(passed, len(verdicts)),
+            {name: count for name, count in failed.items() if count},
+            len(verdicts) - failed.get("label_agreement", 0),
+            len(rows["train"]),
+        )
+
+    def _real_scores(self, names: Sequence[str], load: LoadBackground, log: ScoreLog) -> list[Scores]:
+        """Of every lesion of these cases, each under NAME#NUMBER; judges look at many at once."""
+        waiting: list[tuple[str, Subject]] = []
+        for name in names:
+            if log.missing(f"{name}#0"):
+                case = load(name)
+                parts = components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
+                waiting += [(f"{name}#{number}", Subject.real(case, part)) for number, part in enumerate(parts)]
+            if waiting and (len(waiting) >= BATCH or name == names[-1]):
+                for (key, _), scores in zip(waiting, self.keeper.scores([s for _, s in waiting]), strict=True):
+                    log.add(key, scores)
+                waiting = []
+        found = []
+        for name in names:
+            number = 0
+            while not log.missing(f"{name}#{number}"):
+                found.append(log.scores(f"{name}#{number}"))
+                number += 1
+        return found
+
+    def judge(
+        self, requests: Sequence[Request], store: CaseStore, log: ScoreLog, advance: Callable[[int], None] | None = None
+    ) -> dict[str, Verdict]:
+        """A verdict for each request, parents first; only what `log` doesn't know is computed. The log is saved every few batches."""
+        for start in range(0, len(requests), BATCH):
+            part = [r for r in requests[start : start + BATCH] if log.missing(r.id)]
+            subjects = [Subject.synthetic(store.load(r.id), r) for r in part]
+            names = {n for r in part for n in log.missing(r.id)}
+            for subject, scores in zip(subjects, self.keeper.scores(subjects, names) if part else [], strict=True):
+                seen = subject.lesion.any() and not subject.removed
+                log.add(subject.id, scores, descriptor(subject.case.image, subject.lesion) if seen else None)
+            if part and start % (16 * BATCH) == 0:
+                log.save()
+            if advance:
+                advance(min(BATCH, len(requests) - start))
+        log.save()
+        verdicts = {r.id: self.keeper.decide(r.id, log.scores(r.id)) for r in requests}
+        spoil_children(requests, verdicts)
+        self.drop_repeats(requests, verdicts, log)
+        return verdicts
+
+    def drop_repeats(self, requests: Sequence[Request], verdicts: dict[str, Verdict], log: ScoreLog) -> None:
+        """Of kept lesions that look alike the first stays."""
+        limit = self.settings.repeats
+        kept = [(r.id, view) for r in requests if verdicts[r.id].kept and (view := log.view(r.id)) is not None]
+        if limit is None or not kept:
+            return
+        for (id, _), twin in zip(kept, first_alike([view for _, view in kept], limit), strict=True):
+            if twin is not None:
+                verdicts[id] = verdicts[id].because("repeats", "the lesion repeats one that was kept already")
+
+    def warn_uncalibrated(self) -> None:
+        if self.keeper.uncalibrated:
+            console.print(
+                f"Not applied, for want of real lesions to take thresholds from: {', '.join(self.keeper.uncalibrated)}. "
+                "Name the real data with --data, or give thresholds."
+            )
+
+
+def spoil_children(requests: Sequence[Request], verdicts: dict[str, Verdict]) -> None:
+    """A lesion that was not fully removed spoils what was made on top of that frame. `requests` come parents first."""
+    for request in requests:
+        parent = verdicts.get(request.parent)
+        if parent is not None and not parent.kept and request.id in verdicts:
+            old = verdicts[request.id]
+            verdicts[request.id] = Verdict(old.id, False, "the old lesion was not fully removed", ("parent", *old.failed), old.scores)
+
+
+def _sample(opened: Opened, split: str, most: int) -> list[str]:
+    names = [c.name for c in opened.cases(split)]
+    order = numpy_rng(0, f"gates {split}").permutation(len(names))[:most]
+    return [names[i] for i in sorted(order)]

@@ -1,0 +1,124 @@
+"""`gate` and `train --folds` from end to end, with tiny untrained models."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.core.images import read_grey
+from polypforge.quality.gates import Gatekeeper
+from polypforge.workflows.cross_fit import cross_fit, fold_of
+from polypforge.workflows.gate import gate_folder
+from polypforge.workflows.generate import generate_cases
+from polypforge.workflows.opened import open_checked
+
+
+@pytest.fixture
+def made(tiny_forge, tiny_segmenter, phantom_folder, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "forge")
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    generate_cases(phantom_folder, tmp_path / "made", model=str(tmp_path / "forge"), num=6)
+    return tmp_path / "made", {"judges": [str(tmp_path / "judge")]}
+
+
+def rows(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_every_case_has_a_verdict_and_only_kept_ones_stay_listed(made):
+    folder, judge = made
+    result = gate_folder(folder, **judge)
+    verdicts = rows(folder, "gate.jsonl")
+    assert result["judged"] == 6 and result["kept"] == len(rows(folder, "metadata.jsonl"))
+    assert all((v["reason"] == "") == v["kept"] and set(v["scores"]) >= {"label_agreement", "seam_colour"} for v in verdicts)
+    assert result["real"]["lesions"] > 0 and set(result["thresholds"]) >= {"seam_gradient", "sharpness", "label_agreement"}
+
+
+def test_other_thresholds_need_no_new_look(made, monkeypatch):
+    folder, judge = made
+    first = gate_folder(folder, **judge)
+    monkeypatch.setattr(Gatekeeper, "see", lambda *args: pytest.fail("looked again"))
+    everything = dict.fromkeys(
+        ("lesion_drawn", "label_agreement", "missed_lesion", "in_view", "sharpness", "visible", "asked_agreement"), 0.0
+    )
+    everything |= dict.fromkeys(("own_outline", "removed"), 1.0)
+    everything |= dict.fromkeys(
+        ("extra_lesion", "seam_gradient", "seam_colour", "noise", "repetition", "clipping", "saturation"), 1000000000.0
+    )
+    everything["sharpness"] = -1e9
+    lax = gate_folder(folder, **judge, thresholds=everything)
+    assert lax["kept"] >= first["kept"] and lax["kept"] == 6 - lax["failed"].get("repeats", 0)
+    assert gate_folder(folder, **judge)["kept"] == first["kept"]
+
+
+def test_without_real_lesions_gates_that_need_them_are_not_applied(made, phantom_folder, capsys):
+    folder, judge = made
+    (folder / "run.json").write_text(json.dumps({"command": "generate", "settings": {"data": "/nowhere"}}))
+    result = gate_folder(folder, **judge)
+    assert result["real"] is None and "seam_colour" not in result["thresholds"]
+    assert "Not applied" in capsys.readouterr().err
+    again = gate_folder(folder, data=phantom_folder, **judge)
+    assert "seam_colour" in again["thresholds"]
+
+
+def test_figures_and_labels(made):
+    folder, judge = made
+    wanted = rows(folder, "requests.jsonl")[0]["id"]
+    result = gate_folder(
+        folder, **judge, explain=[wanted], soft_labels=True, refine=True, thresholds={"label_agreement": 0.0, "lesion_drawn": 0.0}
+    )
+    figure = cv2.imread(result["figures"][0])
+    assert figure is not None and figure.std() > 20
+    assert result["labels"].get("soft", 0) == result["kept"]
+    for row in rows(folder, "metadata.jsonl"):
+        soft = read_grey(folder / "soft" / f"{json.loads(row['provenance'])['id']}.png")
+        assert soft.shape == tuple(row["size"][::-1]) or soft.ndim == 2
+    with pytest.raises(UserError, match="no such case"):
+        gate_folder(folder, **judge, explain=["abc"])
+
+
+def test_bad_input(made, tmp_path):
+    folder, judge = made
+    with pytest.raises(UserError, match="lies in 0..1"):
+        gate_folder(folder, **judge, thresholds={"label_agreement": 1.5})
+    with pytest.raises(UserError, match="was not written by"):
+        gate_folder(tmp_path, **judge)
+    with pytest.raises(UserError, match="no such configuration"):
+        gate_folder(folder, **judge, gates="none.yaml")
+
+
+@pytest.mark.slow
+def test_no_judge_saw_what_it_judges(phantom_folder, tmp_path, monkeypatch):
+    quick = ["training.max_steps=2", "training.budget_seconds=null", "training.batch_size=2", "phantom.frames=0", "model.window_px=32"]
+    out = tmp_path / "judges"
+    result = cross_fit("window_segmenter", [phantom_folder], out, 2, assignments=quick)
+    stored = json.loads((out / "model" / "config.json").read_text())
+    names = {c.name for c in open_checked(phantom_folder).cases("train")}
+    assert stored["count"] == 2 and set(stored["folds"]) == names and result["step"] == 4
+    from polypforge.quality.judges import load_judge
+
+    judge = load_judge(out / "model")
+    windows = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
+    for name, fold in stored["folds"].items():
+        assert judge.for_case(name) is judge.judges[fold]
+    assert judge.for_case("unknown") is judge
+    assert np.allclose(judge.predict(windows), np.mean([j.predict(windows) for j in judge.judges], 0))
+    again = cross_fit("window_segmenter", [phantom_folder], out, 2, assignments=quick)  # resumes: nothing is left to do
+    assert again["model"] == result["model"]
+
+
+def test_folds_keep_groups_together_and_are_refused_where_they_make_no_sense(phantom_folder, tmp_path):
+    opened = open_checked(phantom_folder)
+    parts = fold_of([opened], 3)
+    for a, b in opened.report.pairs:
+        if a in parts and b in parts:
+            assert parts[a] == parts[b]
+    assert max(list(parts.values()).count(k) for k in range(3)) - min(list(parts.values()).count(k) for k in range(3)) <= 2
+    with pytest.raises(UserError, match="independent groups"):
+        fold_of([opened], 50)
+    with pytest.raises(UserError, match="at least 2"):
+        cross_fit("window_segmenter", [phantom_folder], tmp_path / "x", 1)
+    with pytest.raises(UserError, match="is for judges"):
+        cross_fit("forge", [phantom_folder], tmp_path / "x", 2)
