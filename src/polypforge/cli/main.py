@@ -26,7 +26,7 @@ from polypforge.cli.options import (
     thresholds,
 )
 from polypforge.cli.planning import plan, propose, references
-from polypforge.cli.quality import gate
+from polypforge.cli.quality import audit, gate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=(
     "Expand a small labelled endoscopy data set with realistic, validated, synthetic labelled images. For research, not for diagnosis."
@@ -156,7 +156,7 @@ def train(
     )
 
 
-for command in (plan, references, propose, gate):
+for command in (plan, references, propose, gate, audit):
     app.command()(command)
 
 

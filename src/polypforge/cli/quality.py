@@ -1,4 +1,4 @@
-"""`polypforge gate`: what may leave, and why the rest may not."""
+"""`polypforge gate`, `audit`: what may leave, and why the rest may not."""
 
 from __future__ import annotations
 
@@ -39,6 +39,56 @@ def gate(
         explain=explain or (), refine=refine, soft_labels=soft_labels, layout=layout, skip_bad=skip_bad, device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, _gate_text(result))
+
+
+def audit(
+    synthetic: Annotated[Path, typer.Argument(help="The synthetic cases: a folder of this tool, or any folder of images and masks.")],
+    train: Annotated[Path, typer.Option(help="The real cases that the model learned from and worked on.")],
+    heldout: Annotated[
+        Path | None, typer.Option(help="Real cases that nothing learned from; default: the test split of --train, if it has one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Also attack this model: can its errors tell what it learned from?")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: audit/ in the synthetic folder.")] = None,
+    false_positives: Annotated[float, typer.Option(help="Share of unrelated real pictures that may be called copies.")] = 0.01,
+    keep: Annotated[bool, typer.Option("--keep", help="Only name copies; leave them in the set.")] = False,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Find copies of training images and lesions, and what else the set or the model gives away. Copies leave the set."""
+    from polypforge.workflows.audit import audit as run
+
+    result = run(
+        synthetic, train, heldout=heldout, model=model, out=out, false_positives=false_positives, keep=keep, layout=layout,
+        skip_bad=skip_bad, device=device, offline=offline,
+    )  # fmt: skip
+    emit(result, as_json, _audit_text(result))
+
+
+def _audit_text(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    lines = [f"{len(result['copied'])} copies among {result['synthetic']} cases (95 %: {low:.1%}-{high:.1%}); {result['removed']} left out"]
+    for kind, found in result["false_positives"].items():
+        low, high = found["interval"]
+        lines.append(
+            f"{kind}: copied means a correlation above {result['thresholds'][kind]:.2f}; of {found['n']} held-out real {kind}s "
+            f"{found['share']:.1%} lie above it (95 %: {low:.1%}-{high:.1%})"
+        )
+    near = result["set"]
+    if near:
+        c_t = f"C_T {near['c_t']:.1f} over {near['cells']} cells (below -3: copies)" if near["c_t"] is not None else "no C_T"
+        low, high = near["authenticity_interval"]
+        lines.append(f"set: {c_t}; authentic {near['authenticity']:.0%} (95 %: {low:.0%}-{high:.0%}; {near['encoder']})")
+    attack = result["membership"]
+    if attack:
+        low, high = attack["interval"]
+        lines.append(
+            f"membership attack: AUC {attack['auc']:.2f} (95 %: {low:.2f}-{high:.2f}; n={attack['members']} and {attack['others']}), "
+            f"{attack['at_1_percent']:.1%} found at 1 % false positives"
+        )
+    return "\n".join([*lines, str(Path(result["out"]) / "closest.png")])
 
 
 def _gate_text(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Duplicates and near-duplicates: the same picture encoded again, and neighbouring frames of one video.
 
-Two steps. Thumbnails (also mirrored) propose pairs; local features (SIFT, matched and fitted to one similarity transform by
-RANSAC) decide. Equal thumbnails make a duplicate, enough consistent matches a near-duplicate.
+Two steps. Thumbnails (also mirrored) and common local features propose pairs; those features (SIFT, matched and fitted to one
+similarity transform by RANSAC) decide. Equal thumbnails make a duplicate, enough consistent matches a near-duplicate.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from polypforge.core.types import Image
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.overlays import overlay_text
+from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import dilate, erode
 
 THUMB_PX = 32
 WORK_PX = 360  # longer side for local features
 MAX_FEATURES = 400
+VOTED = 4  # pictures with the most common features that are looked at closely
 CANDIDATES = 16  # nearest thumbnails of each kind that are looked at closely
 DUPLICATE_CORRELATION = 0.985
 MIN_MATCHES = 10  # consistent matches of a near-duplicate; chosen by eye on Kvasir-SEG (docs/data.md)
@@ -109,8 +111,14 @@ def find_pairs(prints: Sequence[Fingerprint], advance: Callable[[int], None] | N
     grey = np.stack([p.grey for p in prints])
     mirrored = np.stack([p.mirrored for p in prints])
     colour = np.stack([p.colour for p in prints])
+    votes = VoteIndex([p.descriptors for p in prints])
     candidates: dict[tuple[int, int], float] = {}
     for i in range(len(prints)):
+        # The same picture with another border or inset box has another thumbnail, but shares its local features.
+        shared = votes.votes(prints[i].descriptors, own=i)
+        for j in np.argsort(-shared)[:VOTED].tolist():
+            if shared[j] > 0:
+                candidates[min(i, j), max(i, j)] = max(float(grey[i] @ grey[j]), float(grey[i] @ mirrored[j]))
         straight, tint = grey @ grey[i], colour @ colour[i]
         mirror = grey @ mirrored[i]
         for score in (straight, mirror, tint, straight + tint):

@@ -41,13 +41,15 @@ class Recipe(Trainable):
 
     `needs` names what a request must bring: a subset of background (a frame to repaint), mask (a lesion's shape), prompt.
     `config_class` is the frozen dataclass that a recipe is built from: `RecipeClass(config)`. `removes`: whether it can turn a lesion
-    into normal tissue. `capacity`: how many cases it can give at most, None for no limit.
+    into normal tissue. `copies`: whether it takes lesions from the data by design. `capacity`: how many cases it can give at most, None
+    for no limit.
     """
 
     kind: ClassVar[str] = "recipe"
     config_class: ClassVar[type]
     needs: ClassVar[frozenset[str]]
     removes: ClassVar[bool] = False
+    copies: ClassVar[bool] = False
     capacity: int | None = None
 
     @abstractmethod

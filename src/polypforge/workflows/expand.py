@@ -93,6 +93,9 @@ def expand(
     for name in (*asked.judges, *asked.detectors):
         locate(name, offline)
     source = generator_source(recipe, model, offline)
+    if recipe_class(source.recipe).copies:
+        asked = asked.without("copied")
+        console.print(f"{source.recipe} takes lesions from the data: the result is no more private than the data.")
     check_wish(want, recipe_class(source.recipe))
     settings = {
         "recipe": source.recipe,

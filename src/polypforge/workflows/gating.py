@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
 from polypforge.core.console import console
 from polypforge.core.seeding import content_hash, numpy_rng
-from polypforge.core.types import Request
+from polypforge.core.types import Case, Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import components
 from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.agreement import wilson_interval
+from polypforge.quality.audit.training import training_lesions
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
 from polypforge.quality.gates.score_log import ScoreLog
@@ -57,6 +60,7 @@ class Gating:
         judges = {name: locate(name, offline) for name in settings.judges}
         detectors = {name: locate(name, offline) for name in settings.detectors}
         self.weights = {name: weights_hash(folder) for name, folder in (judges | detectors).items()}
+        self._training_state = ""
         where = device_of(device)
         self.keeper = Gatekeeper(
             settings.gates,
@@ -66,10 +70,12 @@ class Gating:
 
     def log(self, folder: Path) -> ScoreLog:
         """Scores in `folder` that these gates took before."""
-        models = {"judge": self.settings.judges, "detector": self.settings.detectors, "": ()}
-        stamps = {
-            r.name: content_hash([r.gate.version, *(self.weights[m] for m in models[r.gate.needs])])[:10] for r in self.settings.gates
+        depends: dict[str, list[str]] = {
+            "judge": [self.weights[m] for m in self.settings.judges],
+            "detector": [self.weights[m] for m in self.settings.detectors],
+            "training": [self._training_state],
         }
+        stamps = {r.name: content_hash([r.gate.version, *depends.get(r.gate.needs, ())])[:10] for r in self.settings.gates}
         return ScoreLog(folder, stamps)
 
     def calibrate(self, opened: Opened, load: LoadBackground, folder: Path) -> Calibration | None:
@@ -77,6 +83,8 @@ class Gating:
 
         None when the data shows no lesion. Scores are kept in `folder`.
         """
+        if any(r.gate.needs == "training" for r in self.settings.gates):
+            self._remember(opened, load)
         log = self.log(folder)
         chosen = {split: _sample(opened, split, most) for split, most in (("train", MOST_REAL), ("val", MOST_HELD))}
         rows = {split: self._real_scores(names, load, log) for split, names in chosen.items()}
@@ -99,6 +107,23 @@ class Gating:
             len(rows["train"]),
         )
 
+    def _remember(self, opened: Opened, load: LoadBackground) -> None:
+        """Look at every real lesion once, so that copies of them are known."""
+        names = [c.name for c in opened.source.cases if c.split in ("train", "val")]
+        self._training_state = opened.state
+        with Progress(TextColumn("looking at real lesions"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
+            task = bar.add_task("look", total=len(names))
+
+            def cases() -> Iterator[tuple[Case, str]]:
+                for name in names:
+                    yield load(name), name
+                    bar.advance(task)
+
+            try:
+                self.keeper.training = training_lesions(cases())
+            except ValueError:  # no lesion to copy
+                self.keeper.training = None
+
     def _real_scores(self, names: Sequence[str], load: LoadBackground, log: ScoreLog) -> list[Scores]:
         """Of every lesion of these cases, each under NAME#NUMBER; judges look at many at once."""
         waiting: list[tuple[str, Subject]] = []
@@ -108,8 +133,9 @@ class Gating:
                 parts = components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
                 waiting += [(f"{name}#{number}", Subject.real(case, part)) for number, part in enumerate(parts)]
             if waiting and (len(waiting) >= BATCH or name == names[-1]):
-                for (key, _), scores in zip(waiting, self.keeper.scores([s for _, s in waiting]), strict=True):
-                    log.add(key, scores)
+                others = {r.name for r in self.settings.gates if r.gate.needs != "training"}  # a real lesion is its own copy
+                for (key, _), scores in zip(waiting, self.keeper.scores([s for _, s in waiting], others), strict=True):
+                    log.add(key, {r.name: scores.get(r.name) for r in self.settings.gates})
                 waiting = []
         found = []
         for name in names:
@@ -123,10 +149,11 @@ class Gating:
         self, requests: Sequence[Request], store: CaseStore, log: ScoreLog, advance: Callable[[int], None] | None = None
     ) -> dict[str, Verdict]:
         """A verdict for each request, parents first; only what `log` doesn't know is computed. The log is saved every few batches."""
+        slow = {r.name for r in self.settings.gates if r.gate.needs == "training"}
         for start in range(0, len(requests), BATCH):
-            part = [r for r in requests[start : start + BATCH] if log.missing(r.id)]
+            part = [r for r in requests[start : start + BATCH] if log.missing(r.id) - slow]
             subjects = [Subject.synthetic(store.load(r.id), r) for r in part]
-            names = {n for r in part for n in log.missing(r.id)}
+            names = {n for r in part for n in log.missing(r.id)} - slow
             for subject, scores in zip(subjects, self.keeper.scores(subjects, names) if part else [], strict=True):
                 seen = subject.lesion.any() and not subject.removed
                 log.add(subject.id, scores, descriptor(subject.case.image, subject.lesion) if seen else None)
@@ -134,6 +161,10 @@ class Gating:
                 log.save()
             if advance:
                 advance(min(BATCH, len(requests) - start))
+        if slow and self.keeper.training is not None:
+            for request in requests:
+                if log.missing(request.id) & slow and self.keeper.decide(request.id, log.scores(request.id)).kept:
+                    log.add(request.id, self.keeper.scores([Subject.synthetic(store.load(request.id), request)], slow)[0])
         log.save()
         verdicts = {r.id: self.keeper.decide(r.id, log.scores(r.id)) for r in requests}
         spoil_children(requests, verdicts)
@@ -151,9 +182,11 @@ class Gating:
                 verdicts[id] = verdicts[id].because("repeats", "the lesion repeats one that was kept already")
 
     def warn_uncalibrated(self) -> None:
-        if self.keeper.uncalibrated:
+        idle = self.keeper.uncalibrated
+        idle += [r.name for r in self.settings.gates if r.gate.needs == "training" and self.keeper.training is None]
+        if idle:
             console.print(
-                f"Not applied, for want of real lesions to take thresholds from: {', '.join(self.keeper.uncalibrated)}. "
+                f"Not applied, for want of real lesions to take thresholds from or to compare with: {', '.join(idle)}. "
                 "Name the real data with --data, or give thresholds."
             )
 

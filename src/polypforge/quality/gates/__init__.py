@@ -1,6 +1,6 @@
 """Gates: small functions that look at one synthetic case and give a score; `register_gate` adds one."""
 
-from polypforge.quality.gates import artefacts, detection, drawing, label
+from polypforge.quality.gates import artefacts, detection, drawing, label, memory
 from polypforge.quality.gates.gate import GATES, Gate, Rule, register_gate
 from polypforge.quality.gates.gatekeeper import Gatekeeper
 from polypforge.quality.gates.subject import Look, Subject
@@ -18,5 +18,6 @@ __all__ = [
     "detection",
     "drawing",
     "label",
+    "memory",
     "register_gate",
 ]

@@ -20,7 +20,8 @@ class Gate:
     """score: a number, or None where there is nothing to measure (such a case passes). keep: the side of the threshold that passes.
 
     reason: why a case fails, in words. threshold: the usual one; None: taken from real lesions (see `Rule`). share: the score lies in
-    0..1, and so must a threshold. needs: "judge", "detector" or "" (pixels and label alone).
+    0..1, and so must a threshold. needs: "judge", "detector", "training" (the training data; slow, so only cases
+    that passed the others are looked at) or "" (pixels and label alone).
     """
 
     name: str

@@ -9,6 +9,7 @@ import numpy as np
 
 from polypforge.core.window import Window, around_mask
 from polypforge.masks.shapes import bounding_box
+from polypforge.quality.audit.training import TrainingPictures, match_lesion
 from polypforge.quality.detector import Detector
 from polypforge.quality.gates.gate import Rule
 from polypforge.quality.gates.subject import Look, Subject
@@ -20,11 +21,13 @@ REMOVED_SCALE = 1.6  # window side / longer side of a region whose lesion was re
 
 @dataclass
 class Gatekeeper:
-    """judges, detectors: by name. thresholds: of each rule, filled by `calibrate`; a rule without one is not applied."""
+    """judges, detectors: by name. training: lesions that must not be copied. thresholds: of each rule, filled by `calibrate`; a rule
+    without one is not applied."""
 
     rules: Sequence[Rule]
     judges: Mapping[str, Judge] = field(default_factory=dict)
     detectors: Mapping[str, Detector] = field(default_factory=dict)
+    training: TrainingPictures | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,10 @@ class Gatekeeper:
             windows = [_windows(s)[0] for s in shown]
             for subject, seen in zip(shown, detector.detect_in([s.case.image for s in shown], windows), strict=True):
                 subject.sightings[name] = seen
+        if "training" in needs and self.training is not None:
+            for subject in subjects:
+                if subject.lesion.any():
+                    subject.nearest = match_lesion(self.training, subject.case.image, subject.lesion)
 
     def scores(self, subjects: Sequence[Subject], names: Iterable[str] | None = None) -> list[Scores]:
         """Of every rule, or of the named ones alone."""

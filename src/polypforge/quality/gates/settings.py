@@ -44,6 +44,10 @@ class GateSettings:
             )
         return replace(self, gates=tuple(replace(r, threshold=thresholds.get(r.name, r.threshold)) for r in self.gates))
 
+    def without(self, name: str) -> GateSettings:
+        """The same gates less one, if it is there."""
+        return replace(self, gates=tuple(r for r in self.gates if r.name != name))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "judges": list(self.judges),

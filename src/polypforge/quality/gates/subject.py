@@ -14,6 +14,7 @@ from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask, Request
 from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
 from polypforge.masks.shapes import bounding_box, dilate, polygon_mask, region_mask
+from polypforge.quality.audit.copies import Match
 
 CROP_PX = 192  # longer side at which light and texture are measured
 CROP_MARGIN = 0.5  # of the lesion's longer side, on each side
@@ -64,6 +65,7 @@ class Subject:
     region: pixels that may have changed. lesion: the part of the label inside it. asked: the outline that was asked for, or None.
     label: "polyp" or "normal" (the lesion in the region was to be removed). made_from: name of the real case behind it, or "".
     looks: by judge, first the window around the lesion, then any others. sightings: by detector, (box in frame pixels, confidence).
+    nearest: the most similar training lesion.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Subject:
     made_from: str = ""
     looks: dict[str, list[Look]] = field(default_factory=dict)
     sightings: dict[str, list[tuple[Box, float]]] = field(default_factory=dict)
+    nearest: Match | None = None
 
     @classmethod
     def synthetic(cls, case: Case, request: Request) -> Subject:

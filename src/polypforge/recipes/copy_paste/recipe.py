@@ -37,6 +37,7 @@ class CopyPasteConfig:
 
 class CopyPaste(UntrainedRecipe):
     name: ClassVar[str] = "copy_paste"
+    copies: ClassVar[bool] = True
     config_class: ClassVar[type] = CopyPasteConfig
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
 

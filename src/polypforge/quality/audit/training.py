@@ -1,0 +1,66 @@
+"""The training data as the audit sees it: lesions or frames by name, with the groups of cases that show one scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from polypforge.core.types import Case, Image, Mask
+from polypforge.masks.shapes import components
+from polypforge.quality.audit.copies import CopyIndex, Match, View, frame_view, lesion_view
+
+LEAST_LESION_PX = 60
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a training picture comes from: case, number of its lesion (0 for a frame), group of cases that belong together."""
+
+    case: str
+    number: int
+    group: str
+
+
+class TrainingPictures:
+    """An index with the origin of each picture. `groups`: case name -> group; a case is never compared with its own group."""
+
+    def __init__(self, pictures: Iterable[tuple[Origin, View]]) -> None:
+        """Raises ValueError for no picture."""
+        origins, views = [], []
+        for origin, view in pictures:
+            origins.append(origin)
+            views.append(view)
+        self.origins: list[Origin] = origins
+        self._index = CopyIndex(views)
+        self._members: dict[str, list[int]] = {}
+        for number, origin in enumerate(origins):
+            self._members.setdefault(origin.group, []).append(number)
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def view(self, number: int) -> View:
+        return self._index.views[number]
+
+    def nearest(self, view: View, group: str = "") -> Match:
+        """The most similar training picture that is not of `group`."""
+        return self._index.nearest(view, self._members.get(group, ()))
+
+
+def lesions_of(case: Case) -> Sequence[Mask]:
+    """Lesions large enough to be recognised."""
+    return components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
+
+
+def training_lesions(cases: Iterable[tuple[Case, str]]) -> TrainingPictures:
+    """From (case, group)."""
+    return TrainingPictures((Origin(c.name, k, g), lesion_view(c.image, m)) for c, g in cases for k, m in enumerate(lesions_of(c)))
+
+
+def training_frames(cases: Iterable[tuple[Case, str]]) -> TrainingPictures:
+    """From (case, group)."""
+    return TrainingPictures((Origin(c.name, 0, g), frame_view(c.image)) for c, g in cases)
+
+
+def match_lesion(training: TrainingPictures, image: Image, lesion: Mask, group: str = "") -> Match:
+    return training.nearest(lesion_view(image, lesion), group)

@@ -1,0 +1,309 @@
+"""`polypforge audit`: does a synthetic set copy the real data that it was made from, and does the model betray what it learned?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, write_json, write_jsonl
+from polypforge.core.images import write_png
+from polypforge.core.seeding import numpy_rng
+from polypforge.core.types import POLYP, Case, Image, Mask, Request
+from polypforge.core.window import Window, around_mask
+from polypforge.data.folder import METADATA
+from polypforge.data.layouts import open_source
+from polypforge.data.source import Source, SourceCase
+from polypforge.data.split import components
+from polypforge.features import Encoder
+from polypforge.models.locate import locate, set_offline
+from polypforge.quality.agreement import wilson_interval
+from polypforge.quality.audit.copies import Match, frame_view, lesion_view
+from polypforge.quality.audit.distances import set_distances
+from polypforge.quality.audit.membership import case_losses, membership
+from polypforge.quality.audit.training import TrainingPictures, lesions_of, training_frames, training_lesions
+from polypforge.quality.gates import Subject
+from polypforge.quality.gates.memory import COPIED
+from polypforge.quality.mask_similarity import mask_similarity
+from polypforge.recipes import load_recipe
+from polypforge.reporting.pair_sheet import PairTile, pair_sheet
+from polypforge.workflows.device import device_of
+from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
+from polypforge.workflows.opened import Opened, keep_report, open_checked
+from polypforge.workflows.realism import lesion_features, lesion_look
+
+MOST_NULL = 300  # real pictures from which the usual likeness is learned
+MOST_FEATURES = 1000  # lesions of each kind for set-level distances
+MOST_ATTACKED = 200  # cases of each kind for the membership attack
+SHOWN = 12
+OVERLAP = 0.6  # correlation of whole frames above which held-out and training data share a picture
+KINDS = ("frame", "lesion")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A synthetic picture's nearest training picture. number: of the lesion in its case; kind: "frame" or "lesion"."""
+
+    case: str
+    kind: str
+    number: int
+    train: str
+    train_number: int
+    correlation: float
+    matches: int
+    copied: bool
+
+
+def audit(
+    synthetic: Path,
+    train: Path,
+    *,
+    heldout: Path | None = None,
+    model: str | None = None,
+    out: Path | None = None,
+    false_positives: float = 0.01,
+    keep: bool = False,
+    layout: str = "auto",
+    skip_bad: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+) -> dict[str, Any]:
+    """Compare every synthetic case with all real training cases; copies leave the set's metadata.jsonl unless `keep`.
+
+    synthetic: a data set of this tool (its synthetic cases), or any folder of pairs. heldout: real cases that nothing learned from;
+    by default the training folder's own test split. model: also attack this model for membership. false_positives: share of real
+    pictures that may be called copies. Results go to `out` (default: audit/ in the synthetic folder). Raises UserError.
+    """
+    if not 0 < false_positives < 0.5:
+        raise UserError(f"--false-positives is {false_positives:g}: give a share between 0 and 0.5.")
+    set_offline(offline)
+    out = out or synthetic / "audit"
+    recipe = load_recipe(locate(model, offline)).to(device_of(device)) if model else None
+    made = _synthetic_cases(open_source(synthetic, layout))
+    real = _open_real(train, layout, skip_bad, out / "train-check.json")
+    members = [c for c in real.source.cases if c.split in ("train", "val")]
+    if not members:
+        raise UserError(f"{train} has no training case: an audit compares with what the model learned from.")
+    others = _open_real(heldout, layout, skip_bad, out / "heldout-check.json").source.cases if heldout else real.cases("test")
+    groups = {c.name: f"group {k}" for k, g in enumerate(components(real.source.cases, real.report.pairs)) for c in g}
+    whole = [c for c in made if _is_whole_frame(c)]
+    training = {"lesion": _indexed("lesions", members, groups)}
+    if whole or others:
+        training["frame"] = _indexed("frames", members, groups)
+    else:
+        training["frame"] = None
+    if training["lesion"] is None and training["frame"] is None:
+        raise UserError(f"{train} shows no lesion to compare with.")
+    null = {k: _null(k, t, members, groups) for k, t in training.items() if t is not None}
+    thresholds = {k: max(COPIED, float(np.quantile([m.correlation for m in null[k]], 1 - false_positives / len(null)))) for k in null}
+    unseen = {k: list(_look(k, t, others, f"held-out {k}s")) for k, t in training.items() if t is not None}
+    _refuse_overlap(unseen.get("frame", []), train)
+    found: list[Likeness] = []
+    for kind, index in training.items():
+        if index is not None:
+            found += _likenesses(kind, index, whole if kind == "frame" else made, thresholds[kind])
+    copied = sorted({row.case for row in found if row.copied})
+    features = _features(members, others, made, open_encoder(STARTER_ENCODER, device))
+    result: dict[str, Any] = {
+        "synthetic": len(made),
+        "train": len(members),
+        "heldout": len(others),
+        "copied": copied,
+        "interval": wilson_interval(len(copied), len(made)),
+        "thresholds": {k: round(v, 3) for k, v in thresholds.items()},
+        "false_positives": {k: _false_positives([m.correlation for _, _, m in rows], thresholds[k]) for k, rows in unseen.items() if rows},
+        "unusual_likeness": {k: _summary([m.correlation for m in null[k]]) for k in null},
+        "set": {"encoder": STARTER_ENCODER, **set_distances(*features).to_json()} if len(features[2]) and len(features[0]) > 1 else None,
+        "mask_similarity": _mask_similarity(members, others, made),
+        "membership": _attack(recipe, members, others) if recipe is not None else None,
+    }
+    write_jsonl(out / "likeness.jsonl", (asdict(row) for row in sorted(found, key=lambda r: -r.correlation)))
+    closest = sorted(found, key=lambda r: -r.correlation)[:SHOWN]
+    if closest:
+        write_png(out / "closest.png", _picture(closest, {c.name: c for c in made}, {c.name: c for c in members}))
+    result["removed"] = 0 if keep else _remove(synthetic, out, copied)
+    result["out"] = str(out)
+    write_json(out / "audit.json", result)
+    return result
+
+
+def _open_real(folder: Path, layout: str, skip_bad: bool, cache: Path) -> Opened:
+    opened = open_checked(folder, layout, skip_bad, cache=cache, min_cases=1)
+    made = [c.name for c in opened.source.cases if c.provenance.get("synthetic")]
+    if made:
+        raise UserError(
+            f"{folder} holds {len(made)} synthetic cases ('{made[0]}' ...): the audit compares with real ones only. Name the folder that "
+            "they were made from."
+        )
+    keep_report(opened, cache)
+    return opened
+
+
+def _synthetic_cases(source: Source) -> list[SourceCase]:
+    """Those that say so; in a folder of an outside generator, all of them."""
+    flagged = [c for c in source.cases if c.provenance.get("synthetic")]
+    cases = flagged or source.cases
+    if not cases:
+        raise UserError(f"{source.path} holds no case.")
+    return cases
+
+
+def _request(case: SourceCase) -> Request | None:
+    row = case.provenance.get("request")
+    return Request.from_json(row) if isinstance(row, dict) else None
+
+
+def _is_whole_frame(case: SourceCase) -> bool:
+    request = _request(case)
+    return request is None or not request.region
+
+
+def _drawn(source: SourceCase, case: Case) -> list[Mask]:
+    """The lesions that are synthetic."""
+    request = _request(source)
+    if request is None or not request.region:
+        return list(lesions_of(case))
+    if request.label != POLYP:
+        return []
+    drawn = Subject.synthetic(case, request).lesion
+    return [drawn] if drawn.any() else []
+
+
+def _indexed(what: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:
+    pictures = ((c.load(), groups[c.name]) for c in _bar(f"looking at training {what}", cases))
+    try:
+        return training_lesions(pictures) if what == "lesions" else training_frames(pictures)
+    except ValueError:
+        return None
+
+
+def _null(kind: str, training: TrainingPictures, members: Sequence[SourceCase], groups: dict[str, str]) -> list[Match]:
+    """Likeness of training pictures to those of other groups: what is usual between real pictures of different scenes."""
+    picks = [members[i] for i in sorted(numpy_rng(0, "audit").permutation(len(members))[:MOST_NULL])]
+    chosen = {c.name for c in picks}
+    numbers = [n for n, o in enumerate(training.origins) if o.case in chosen]
+    return [training.nearest(training.view(n), training.origins[n].group) for n in _bar(f"comparing real {kind}s", numbers)]
+
+
+def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], what: str) -> Iterator[tuple[str, int, Match]]:
+    """(case, number, match) of real pictures."""
+    for source in _bar(f"comparing {what}", cases):
+        case = source.load()
+        if kind == "frame":
+            yield case.name, 0, training.nearest(frame_view(case.image))
+        else:
+            for number, lesion in enumerate(lesions_of(case)):
+                yield case.name, number, training.nearest(lesion_view(case.image, lesion))
+
+
+def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], threshold: float) -> list[Likeness]:
+    rows = []
+    for source in _bar(f"comparing synthetic {kind}s", cases):
+        case = source.load()
+        views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in _drawn(source, case)]
+        for number, view in enumerate(views):
+            match = training.nearest(view)
+            if match.index >= 0:
+                origin = training.origins[match.index]
+                hit = match.correlation > threshold
+                rows.append(Likeness(case.name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
+    return rows
+
+
+def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:
+    shared = [(name, m) for name, _, m in frames if m.correlation > OVERLAP]
+    if shared:
+        names = ", ".join(f"'{name}' (correlation {m.correlation:.2f})" for name, m in shared[:8])
+        more = f" and {len(shared) - 8} more" if len(shared) > 8 else ""
+        raise UserError(f"{len(shared)} held-out frames show pictures of {train}, too: {names}{more}. Leave them out of the held-out set.")
+
+
+def _false_positives(correlations: Sequence[float], threshold: float) -> dict[str, Any]:
+    hits = sum(c > threshold for c in correlations)
+    return {"share": hits / len(correlations), "interval": wilson_interval(hits, len(correlations)), "n": len(correlations)}
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"n": len(values), "median": float(np.median(values)), "99 %": float(np.quantile(values, 0.99)), "largest": float(max(values))}
+
+
+def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase], encoder: Encoder):
+    """Features of lesions: of training, held-out and synthetic cases."""
+    found = []
+    for what, cases in (("training", members), ("held-out", others), ("synthetic", made)):
+        looks = []
+        for source in _bar(f"features of {what} lesions", cases[:MOST_FEATURES]):
+            case = source.load()
+            parts = _drawn(source, case) if what == "synthetic" else lesions_of(case)
+            looks += [lesion_look(case.image, m) for m in parts]
+        found.append(lesion_features(encoder, looks) if looks else np.zeros((0, 1), np.float32))
+    return found
+
+
+def _mask_similarity(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase]) -> dict[str, float] | None:
+    """SIM of the whole masks by IoU, flips and turns included; of held-out real masks for comparison."""
+    sets = [[m for c in cases[:MOST_FEATURES] if (m := c.load().mask) is not None and m.any()] for cases in (members, others, made)]
+    if not sets[0] or not sets[2]:
+        return None
+    found = {"synthetic": mask_similarity(sets[2], sets[0], "iou", True)}
+    return found | ({"held-out": mask_similarity(sets[1], sets[0], "iou", True)} if sets[1] else {})
+
+
+def _attack(recipe, members: Sequence[SourceCase], others: Sequence[SourceCase]) -> dict[str, Any] | None:
+    losses = []
+    for what, cases in (("training", members), ("held-out", others)):
+        picks = [cases[i] for i in sorted(numpy_rng(1, "audit").permutation(len(cases))[:MOST_ATTACKED])]
+        values = [case_losses(recipe, [c.load()])[0] for c in _bar(f"attacking with {what} cases", picks)]
+        losses.append([v for v in values if v is not None])
+    try:
+        return membership(*losses).to_json()
+    except ValueError as error:
+        console.print(f"No membership attack: {error}.")
+        return None
+
+
+def _remove(synthetic: Path, out: Path, copied: Sequence[str]) -> int:
+    """Take copies out of the set's list; their rows are kept in removed.jsonl. A folder without a list is left as it is."""
+    path = synthetic / METADATA
+    if not copied or not path.is_file():
+        if copied:
+            console.print(f"{synthetic} has no {METADATA}: its {len(copied)} copies are only named, in {out / 'audit.json'}.")
+        return 0
+    rows = read_jsonl(path)
+    names = set(copied)
+    gone = [r for r in rows if Path(r["image_file_name"]).stem in names]
+    before = read_jsonl(out / "removed.jsonl") if (out / "removed.jsonl").exists() else []
+    write_jsonl(out / "removed.jsonl", before + gone)
+    write_jsonl(path, [r for r in rows if Path(r["image_file_name"]).stem not in names])
+    return len(gone)
+
+
+def _picture(rows: Sequence[Likeness], made: dict[str, SourceCase], members: dict[str, SourceCase]) -> Image:
+    tiles = []
+    for row in rows:
+        ours, theirs = made[row.case].load(), members[row.train].load()
+        if row.kind == "frame":
+            pictures = [_square(ours.image), _square(theirs.image)]
+        else:
+            lesions = _drawn(made[row.case], ours)[row.number], lesions_of(theirs)[row.train_number]
+            pictures = [around_mask(m, 1.3, 32).crop(c.image, 200) for c, m in zip((ours, theirs), lesions, strict=True)]
+        text = f"{row.kind}: correlation {row.correlation:.2f}, {row.matches} matches{', COPIED' if row.copied else ''}"
+        tiles.append(PairTile(pictures[0], pictures[1], (f"{row.case[:26]} | {row.train[:26]}", text), row.copied))
+    return pair_sheet(tiles)
+
+
+def _square(image: Image) -> Image:
+    height, width = image.shape[:2]
+    return Window((width - 1) / 2, (height - 1) / 2, max(height, width)).crop(image, 200)
+
+
+def _bar(what: str, items: Sequence) -> Iterator:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items)
