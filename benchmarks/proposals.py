@@ -11,8 +11,10 @@ and only read and indexed again for each frame. Ours is timed over all frames. F
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,15 +98,48 @@ def million(count: int, dim: int) -> None:
     )
 
 
+def propose_on(cases: Iterator[Case], proposer: Proposer, store: FeatureStore, every: int = 0) -> tuple[int, list[tuple[int, float]]]:
+    """(proposals made, [(frames done, resident GB)] after each `every` frames): one batch of frames is held at a time."""
+    held: list[Case] = []
+
+    def told():
+        for case in cases:
+            held.append(case)
+            yield case.name, case.image
+
+    found, resident = 0, []
+    for done, (_, features) in enumerate(store.features(told()), 1):
+        found += len(proposer.propose(prepare(held.pop(0)), features))
+        if every and done % every == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident.append((done, pages * resource.getpagesize() / 1e9))
+    return found, resident
+
+
+def memory(frames: list[Case], features: list[FrameFeatures], references: int, most: int) -> None:
+    """Resident memory as more and more frames are worked on (Linux)."""
+    with tempfile.TemporaryDirectory() as place:
+        database = fill(Path(place) / "database", frames, features, references)
+        proposer, store = Proposer(database, ProposerConfig()), FeatureStore(load_encoder(ENCODER))
+        _, resident = propose_on(varied(frames, most), proposer, store, most // 8)
+    print(f"| frames done ({references:,} references) | resident memory |\n| --- | --- |")
+    for done, size in resident:
+        print(f"| {done:,} | {size:.2f} GB |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--references", type=int, default=10_000)
     parser.add_argument("--million", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="only the memory over --frames frames")
     given = parser.parse_args()
     frames = [render(5000 + i, 320, polyps=1) for i in range(RENDERED)]
     encoder = load_encoder(ENCODER)
     features = [f for _, f in FeatureStore(encoder).features((c.name, c.image) for c in frames)]
+    if given.memory:
+        memory(frames, features, given.references, given.frames)
+        return
     with tempfile.TemporaryDirectory() as place:
         database = fill(Path(place) / "database", frames, features, given.references)
 
@@ -112,14 +147,7 @@ def main() -> None:
         encoder = load_encoder(ENCODER)
         database = ReferenceDatabase.open(database.folder, encoder)
         proposer, store = Proposer(database, ProposerConfig()), FeatureStore(encoder)
-        held: list[Case] = []
-
-        def told():
-            for case in varied(frames, given.frames):
-                held.append(case)
-                yield case.name, case.image
-
-        found = sum(len(proposer.propose(prepare(case), f)) for (_, f), case in ((pair, held.pop(0)) for pair in store.features(told())))
+        found, _ = propose_on(varied(frames, given.frames), proposer, store)
         ours = time.perf_counter() - started
 
         few = 5
