@@ -31,19 +31,16 @@ def asked_mask(job: Job, size_px: int) -> Mask:
     return np.ascontiguousarray(found)
 
 
-def with_lesions(cases: Sequence[Case], name: str) -> list[Prepared]:
-    """The cases with a mask that shows a lesion, prepared. Raises UserError when there are cases, but none of that kind."""
-    usable = [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
-    if cases and not usable:
-        raise UserError(f"{name} learns from masks: no case of the data has one that shows a lesion.")
-    return usable
+def with_lesions(cases: Sequence[Case]) -> list[Prepared]:
+    """The cases with a mask that shows a lesion, prepared; validation cases may all be normal."""
+    return [prepare(case) for case in cases if case.mask is not None and case.mask.any()]
 
 
 class MaskToFrame(Recipe):
     """Learns from square crops of frames with a mask; `config.size_px` is their side."""
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
-        return with_lesions(cases, self.name)
+        return with_lesions(cases)
 
     def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1], mask (B, 1, S, S) in {0, 1}: the same random turn, mirror image and crop of both."""

@@ -6,6 +6,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """epsilon, delta: the bound on what the model betrays of one training image; delta by default a tenth of 1 / images. clip_norm:
+    greatest norm of one image's gradient. noise_multiplier: instead of the one that epsilon asks for."""
+
+    epsilon: float = 8.0
+    delta: float | None = None
+    clip_norm: float = 1.0
+    noise_multiplier: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.epsilon > 0 or not self.clip_norm > 0 or (self.noise_multiplier is not None and not self.noise_multiplier > 0):
+            raise ValueError("privacy.epsilon, clip_norm and noise_multiplier must be positive")
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise ValueError("privacy.delta must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """max_steps, budget_seconds: the run ends at whichever comes first; one of them must be given. batch_size: examples that a device
     sees at once; accumulate: how many such batches make one step.
@@ -13,7 +30,8 @@ class TrainingConfig:
     learning_rate, warmup_steps, cooldown_share, final_rate: linear rise, plateau, and in the last share of the run a linear
     fall to final_rate x learning_rate. betas: of AdamW. clip_norm: greatest gradient norm. ema_decay: of the averaged weights, which are
     what is validated and saved. precision: "bf16" (autocast) or "fp32". validate_every, preview_every, checkpoint_every: in
-    steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their number.
+    steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their number. privacy: train
+    with differential privacy; None: without.
     """
 
     seed: int = 0
@@ -35,6 +53,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
     validation_examples: int = 64
+    privacy: PrivacyConfig | None = None
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.budget_seconds is None:

@@ -134,13 +134,13 @@ def audit(
 
 
 def _open_real(folder: Path, layout: str, skip_bad: bool, cache: Path) -> Opened:
-    opened = open_checked(folder, layout, skip_bad, cache=cache, min_cases=1)
-    made = [c.name for c in opened.source.cases if c.provenance.get("synthetic")]
+    made = [c.name for c in open_source(folder, layout).cases if c.provenance.get("synthetic")]
     if made:
         raise UserError(
             f"{folder} holds {len(made)} synthetic cases ('{made[0]}' ...): the audit compares with real ones only. Name the folder that "
             "they were made from."
         )
+    opened = open_checked(folder, layout, skip_bad, cache=cache, min_cases=1)
     keep_report(opened, cache)
     return opened
 

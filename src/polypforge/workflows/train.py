@@ -29,6 +29,7 @@ from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.checkpoint import Progress
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
+from polypforge.training.private import PrivateTrainer
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import plan, refuse_too_large
 from polypforge.workflows.opened import Opened, open_checked
@@ -128,9 +129,10 @@ def train(
         return _without_training(name, model, out, data, opened, main)
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
     if not len(pool):
-        raise UserError(f"no case of the data can train {name}: it needs masks, not boxes, and frames that are not blurred.")
+        raise UserError(f"no case of the data can train {name}: it needs masks that show a lesion, not boxes, and frames that are not blurred.")
     preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
-    trainer = Trainer(model, pool, held, out, training, preview, device)
+    kind = PrivateTrainer if training.privacy else Trainer
+    trainer = kind(model, pool, held, out, training, preview=preview, device=device)
     progress = trainer.run()
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress)}
     return _with_data(result, out, data, opened, main)

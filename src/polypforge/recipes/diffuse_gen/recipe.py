@@ -69,7 +69,7 @@ class DiffuseGen(Recipe):
 
     def fit(self, cases: Sequence[Case]) -> None:
         if self.config.models == "per_cluster":
-            rows = features(self._encoder(self.config.features), with_lesions(cases, self.name))
+            rows = features(self._encoder(self.config.features), with_lesions(cases))
             config = self.config
             self.centres = torch.from_numpy(cluster_centres(rows, config.clusters, config.smallest_cluster, config.cluster_seed))
 
@@ -79,7 +79,7 @@ class DiffuseGen(Recipe):
         return self._encoders[name].to(next(self.parameters()).device)
 
     def prepare(self, cases: Sequence[Case]) -> list[Member]:
-        usable = with_lesions(cases, self.name)
+        usable = with_lesions(cases)
         assigned = np.zeros(len(usable), np.int64)
         if self.centres is not None and usable:
             assigned = nearest_centre(features(self._encoder(self.config.features), usable), self.centres.numpy())
