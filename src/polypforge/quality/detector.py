@@ -25,9 +25,9 @@ from polypforge.data.prepared import Prepared, prepare
 from polypforge.data.recolour import recolour
 from polypforge.masks.shapes import box_mask, component_boxes
 from polypforge.models.pixels import to_unit
+from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch, Trainable
 from polypforge.quality.judges import training_window
-from polypforge.quality.saved_net import SavedNet
 
 Sighting = tuple[Box, float]  # box in frame pixels, confidence in 0..1
 LEAST_PX = 6  # sides of a box in a training window below which it is not taught

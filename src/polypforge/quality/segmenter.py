@@ -18,9 +18,9 @@ from torch import Tensor
 
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
+from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch
 from polypforge.quality.judges import Judge, overlap_losses
-from polypforge.quality.saved_net import SavedNet
 
 
 @dataclass(frozen=True)

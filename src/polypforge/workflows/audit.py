@@ -38,7 +38,7 @@ from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.realism import lesion_features, lesion_look
 
-MOST_NULL = 300  # real pictures from which the usual likeness is learned
+MOST_NULL = 200  # real pictures from which the usual likeness is learned
 MOST_FEATURES = 1000  # lesions of each kind for set-level distances
 MOST_ATTACKED = 200  # cases of each kind for the membership attack
 SHOWN = 12

@@ -129,7 +129,7 @@ def train(
         return _without_training(name, model, out, data, opened, main)
     pool, held = model.prepare(train_cases), model.prepare(held_cases)
     if not len(pool):
-        raise UserError(f"no case of the data can train {name}: it needs masks that show a lesion, not boxes, and frames that are not blurred.")
+        raise UserError(f"no case of the data can train {name}: it needs masks that show a lesion (not boxes) and sharp frames.")
     preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
     kind = PrivateTrainer if training.privacy else Trainer
     trainer = kind(model, pool, held, out, training, preview=preview, device=device)

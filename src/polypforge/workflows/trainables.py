@@ -1,4 +1,4 @@
-"""What `polypforge train` knows by name (recipes, judges, the detector, the first stage, the encoder), and shipped configurations."""
+"""What `polypforge train` knows by name (recipes, judges, detector, first stage, encoder, overlay finder), and shipped configurations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.models.first_stage import FirstStage
+from polypforge.models.overlay_finder import OverlayFinder
 from polypforge.models.trainable import Trainable
 from polypforge.quality.detector import Detector
 from polypforge.quality.judges import JUDGES, judge_class
 from polypforge.recipes import RECIPES, recipe_class
 
-OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder, Detector)
+OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder, Detector, OverlayFinder)
 
 
 def trainable_names() -> list[str]:

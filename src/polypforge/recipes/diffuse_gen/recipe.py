@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Mask
@@ -69,7 +70,10 @@ class DiffuseGen(Recipe):
 
     def fit(self, cases: Sequence[Case]) -> None:
         if self.config.models == "per_cluster":
-            rows = features(self._encoder(self.config.features), with_lesions(cases))
+            usable = with_lesions(cases)
+            if not usable:
+                raise UserError(f"{self.name} learns from masks: no case of the data has one that shows a lesion.")
+            rows = features(self._encoder(self.config.features), usable)
             config = self.config
             self.centres = torch.from_numpy(cluster_centres(rows, config.clusters, config.smallest_cluster, config.cluster_seed))
 

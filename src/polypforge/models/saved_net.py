@@ -1,4 +1,4 @@
-"""Saving and loading of judges and detectors that are one network, `net`, built from `config`."""
+"""Saving and loading of models that are one network, `net`, built from `config`."""
 
 from __future__ import annotations
 
