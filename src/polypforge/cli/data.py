@@ -37,13 +37,17 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder for the new data set.")],
     layout: Annotated[str, typer.Option(help="auto, pairs, normal, kvasir-boxes, coco, yolo, ldpolypvideo, refuge2, neopolyp.")] = "auto",
     skip_bad: SkipBad = False,
+    deidentify: Annotated[
+        str | None, typer.Option(help="Take burnt-in text and inset boxes out of the pixels: inpaint or mask. Look at the result.")
+    ] = None,
     as_json: JsonOut = False,
 ) -> None:
-    """Turn published or home-made layouts into a data-set folder (images/, masks/, metadata.jsonl)."""
+    """Turn published or home-made layouts into a data-set folder (images/, masks/, metadata.jsonl), without file metadata."""
     from polypforge.workflows.data import import_data
 
-    result = import_data(data, out, layout, skip_bad)
-    emit(result, as_json, f"{result['cases']} cases in {out} (layout: {result['layout']}, left out: {result['left_out']})")
+    result = import_data(data, out, layout, skip_bad, deidentify)
+    changed = f"; text or inset taken out of {result['deidentified']}" if deidentify else ""
+    emit(result, as_json, f"{result['cases']} cases in {out} (layout: {result['layout']}, left out: {result['left_out']}{changed})")
 
 
 @app.command()

@@ -23,7 +23,8 @@ class Case:
     """One image with its label, in memory.
 
     `mask` is None when only boxes are known. `classes` holds one mask for each class of a multi-class label
-    (`mask` is then their union). `provenance` is empty for a real case.
+    (`mask` is then their union). `provenance` is empty for a real case. `hidden`: pixels that were replaced (burnt-in text), from which
+    nothing must be learned.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     split: str = ""
     classes: dict[str, Mask] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    hidden: Mask | None = None
 
     @property
     def size(self) -> tuple[int, int]:

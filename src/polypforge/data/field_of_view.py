@@ -36,6 +36,13 @@ def _border(small: Image) -> Mask:
     return (labels == labels[0, 0])[1:-1, 1:-1] & dark.astype(bool)
 
 
+def inset_area(image: Image) -> Mask:
+    """(H, W) bool: the coloured inset box, drawn at full resolution with a margin."""
+    small = cv2.resize(image, shrunk_size(image.shape, WORK_PX)[1], interpolation=cv2.INTER_AREA)
+    grown = cv2.dilate(inset_box(small).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return cv2.resize(grown, image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
 def inset_box(small: Image) -> Mask:
     """The green or cyan rectangle in which endoscopes draw the position of the scope: flat, saturated, large, box-like."""
     red, green, blue = (small[..., i].astype(np.int16) for i in range(3))

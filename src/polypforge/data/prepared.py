@@ -15,7 +15,7 @@ from polypforge.masks.shapes import component_boxes
 
 @dataclass
 class Prepared:
-    """The case, its field of view less burnt-in text, that field's area in pixels, and the boxes of its lesions."""
+    """The case, its field of view less burnt-in text (also where that was taken out), the field's area in pixels, and the lesions' boxes."""
 
     case: Case
     field: Mask
@@ -40,6 +40,8 @@ def prepare(case: Case) -> Prepared:
 
 def _prepare(case: Case) -> Prepared:
     field = field_of_view(case.image) & ~overlay_text(case.image)
+    if case.hidden is not None:
+        field &= ~case.hidden
     boxes = component_boxes(case.mask, min_area_px=30) if case.mask is not None else case.boxes
     return Prepared(case, field, boxes, float(field.sum()))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,7 +45,7 @@ MOST_FEATURES = 1000  # lesions of each kind for set-level distances
 MOST_ATTACKED = 200  # cases of each kind for the membership attack
 SHOWN = 12
 OVERLAP = 0.6  # correlation of whole frames above which held-out and training data share a picture
-KINDS = ("frame", "lesion")
+T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def audit(
         training["frame"] = None
     if training["lesion"] is None and training["frame"] is None:
         raise UserError(f"{train} shows no lesion to compare with.")
-    null = {k: _null(k, t, members, groups) for k, t in training.items() if t is not None}
+    null = {k: _null(k, t, members) for k, t in training.items() if t is not None}
     thresholds = {k: max(COPIED, float(np.quantile([m.correlation for m in null[k]], 1 - false_positives / len(null)))) for k in null}
-    unseen = {k: list(_look(k, t, others, f"held-out {k}s")) for k, t in training.items() if t is not None}
+    unseen = {k: _look(k, t, others) for k, t in training.items() if t is not None}
     _refuse_overlap(unseen.get("frame", []), train)
     found: list[Likeness] = []
     for kind, index in training.items():
@@ -183,37 +185,38 @@ def _indexed(what: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> 
         return None
 
 
-def _null(kind: str, training: TrainingPictures, members: Sequence[SourceCase], groups: dict[str, str]) -> list[Match]:
+def _null(kind: str, training: TrainingPictures, members: Sequence[SourceCase]) -> list[Match]:
     """Likeness of training pictures to those of other groups: what is usual between real pictures of different scenes."""
-    picks = [members[i] for i in sorted(numpy_rng(0, "audit").permutation(len(members))[:MOST_NULL])]
-    chosen = {c.name for c in picks}
+    chosen = {members[i].name for i in numpy_rng(0, "audit").permutation(len(members))[:MOST_NULL]}
     numbers = [n for n, o in enumerate(training.origins) if o.case in chosen]
-    return [training.nearest(training.view(n), training.origins[n].group) for n in _bar(f"comparing real {kind}s", numbers)]
+    return _each(f"comparing real {kind}s", lambda n: training.nearest(training.view(n), training.origins[n].group), numbers)
 
 
-def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], what: str) -> Iterator[tuple[str, int, Match]]:
-    """(case, number, match) of real pictures."""
-    for source in _bar(f"comparing {what}", cases):
+def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase]) -> list[tuple[str, int, Match]]:
+    """(case, number, match) of held-out real pictures."""
+
+    def look(source: SourceCase) -> list[tuple[str, int, Match]]:
         case = source.load()
-        if kind == "frame":
-            yield case.name, 0, training.nearest(frame_view(case.image))
-        else:
-            for number, lesion in enumerate(lesions_of(case)):
-                yield case.name, number, training.nearest(lesion_view(case.image, lesion))
+        views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in lesions_of(case)]
+        return [(case.name, number, training.nearest(view)) for number, view in enumerate(views)]
+
+    return [row for rows in _each(f"comparing held-out {kind}s", look, cases) for row in rows]
 
 
 def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], threshold: float) -> list[Likeness]:
-    rows = []
-    for source in _bar(f"comparing synthetic {kind}s", cases):
+    def look(source: SourceCase) -> list[Likeness]:
         case = source.load()
         views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in _drawn(source, case)]
+        rows = []
         for number, view in enumerate(views):
             match = training.nearest(view)
             if match.index >= 0:
                 origin = training.origins[match.index]
                 hit = match.correlation > threshold
                 rows.append(Likeness(case.name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
-    return rows
+        return rows
+
+    return [row for rows in _each(f"comparing synthetic {kind}s", look, cases) for row in rows]
 
 
 def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:
@@ -303,7 +306,13 @@ def _square(image: Image) -> Image:
     return Window((width - 1) / 2, (height - 1) / 2, max(height, width)).crop(image, 200)
 
 
-def _bar(what: str, items: Sequence) -> Iterator:
+def _bar(what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items)
+        yield from bar.track(items, total=total)
+
+
+def _each(what: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """function of every item, in order, on all cores: OpenCV and faiss work beside Python."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(_bar(what, pool.map(function, items), len(items)))

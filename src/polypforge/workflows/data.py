@@ -12,6 +12,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_folder, write_jsonl, write_text
 from polypforge.core.images import write_png
+from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.folder import METADATA, is_data_set
@@ -20,6 +21,7 @@ from polypforge.data.overlays import overlay_text
 from polypforge.data.source import Source
 from polypforge.data.split import SPLITS, crossing, split_cases
 from polypforge.reporting.panels import LABEL_COLOUR, outlined
+from polypforge.workflows.deidentify import MODES, Deidentifier
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.opened import run_check
 from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
@@ -46,9 +48,15 @@ def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return outlined(view, mask, LABEL_COLOUR, 2) if mask is not None else view
 
 
-def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = False) -> dict[str, Any]:
-    """Write the folder's usable cases as a data set. Raises UserError when `out` is not empty, or for bad files unless `skip_bad`."""
+def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = False, deidentify: str | None = None) -> dict[str, Any]:
+    """Write the folder's usable cases as a data set, their files without metadata.
+
+    deidentify: "inpaint" or "mask" also takes burnt-in text and inset boxes out of the pixels. Raises UserError when `out` is not empty,
+    or for bad files unless `skip_bad`.
+    """
     refuse_occupied(out)
+    if deidentify is not None and deidentify not in MODES:
+        raise UserError(f"--deidentify {deidentify}: choose {' or '.join(MODES)}.")
     source = open_source(data, layout)
     good, bad = [], [f"{p} has no partner: add its mask (or image), or remove it." for p in source.unpaired]
     for entry in source.cases:
@@ -66,9 +74,18 @@ def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = Fa
         raise UserError(f"{data} holds no case that can be used.")
     refuse_nesting(data, out)
     with whole_folder(out) as folder:
-        rows = copy_real(Source(source.path, source.layout, good), folder)
+        cleaner = Deidentifier() if deidentify else None
+        changed: list[str] = []
+
+        def clean(case: Case) -> Case:
+            cleaned = cleaner.clean(case, deidentify) if cleaner and deidentify else case
+            if cleaned.hidden is not None:
+                changed.append(case.name)
+            return cleaned
+
+        rows = copy_real(Source(source.path, source.layout, good), folder, clean if deidentify else None)
         write_jsonl(folder / METADATA, rows)
-    return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad)}
+    return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad), "deidentified": len(changed)}
 
 
 def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str, Any]:

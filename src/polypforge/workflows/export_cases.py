@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
 from polypforge.core.images import png_bytes
+from polypforge.core.types import Case
 from polypforge.data.folder import write_case
 from polypforge.data.source import Source
 
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")  # formats that browsers and `datasets` read; others become PNG
 
 
-def copy_real(source: Source, out: Path) -> list[dict[str, Any]]:
-    """Write every case of `source` below `out` and return the metadata rows."""
+def copy_real(source: Source, out: Path, clean: Callable[[Case], Case] | None = None) -> list[dict[str, Any]]:
+    """Write every case of `source` below `out` and return the metadata rows. clean: takes text out of a case first."""
     rows = []
     columns = (TextColumn("copying real cases"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("copy", total=len(source))
         for entry in source.cases:
             case = entry.load()
+            before = case.image
+            case = clean(case) if clean else case
             case.name = plain_name(case.name)
             suffix = entry.image_path.suffix.lower()
             content = entry.image_path.read_bytes() if suffix in KEPT_SUFFIXES else b""
-            if not content or carries_metadata(content):
+            if not content or case.image is not before or carries_metadata(content):
                 content, suffix = png_bytes(case.image), ".png"
             rows.append(write_case(out, case, content, suffix))
             bar.advance(task)

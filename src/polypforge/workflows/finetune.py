@@ -8,6 +8,7 @@ from polypforge.core.console import console
 from polypforge.recipes import load_recipe
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
+from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.opened import Opened
 
 
@@ -18,8 +19,7 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     """
     console.print(f"Fine-tuning for {budget_seconds / 60:.1f} min in {out}.")
     recipe = load_recipe(folder)
-    pool = recipe.prepare([c.load() for c in opened.cases("train")])
-    held = recipe.prepare([c.load() for c in opened.cases("val")])
+    pool, held = (recipe.prepare(without_text([c.load() for c in opened.cases(s)], out / "text")) for s in ("train", "val"))
     config = TrainingConfig(
         seed=seed, batch_size=16, budget_seconds=budget_seconds, learning_rate=1e-4, warmup_steps=50, ema_decay=0.99,
         validate_every=100, preview_every=0, checkpoint_every=50,

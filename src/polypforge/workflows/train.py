@@ -30,6 +30,7 @@ from polypforge.training.checkpoint import Progress
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.training.private import PrivateTrainer
+from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import plan, refuse_too_large
 from polypforge.workflows.opened import Opened, open_checked
@@ -124,6 +125,8 @@ def train(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
     )
+    if isinstance(model, Recipe):  # what a generator never sees it never writes
+        train_cases, held_cases = (without_text(cases, out / "checks" / "text") for cases in (train_cases, held_cases))
     model.fit(train_cases)
     if not any(p.requires_grad for p in model.parameters()):
         return _without_training(name, model, out, data, opened, main)

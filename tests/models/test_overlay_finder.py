@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from polypforge.models.locate import starter_root
+from polypforge.models.overlay_finder import OverlayFinder, OverlayFinderConfig
+from polypforge.phantom.overlays import draw_overlay, system_fonts
+from polypforge.phantom.render import render
+
+
+def test_overlays_say_which_pixels_they_drew():
+    image = render(3, 320).image
+    for seed in range(12):
+        drawn, letters = draw_overlay(image, np.random.default_rng(seed), fonts=())
+        changed = (drawn.astype(int) - image).any(-1)
+        assert letters.any() and 0.0005 < letters.mean() < 0.3
+        assert not (changed & ~np.isin(np.arange(letters.size).reshape(letters.shape), _near(letters))).any()
+
+
+def _near(mask):
+    import cv2
+
+    return np.flatnonzero(cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))))
+
+
+def test_the_finder_trains_on_frames_without_text_only():
+    torch.manual_seed(0)
+    finder = OverlayFinder(OverlayFinderConfig(crop_px=64, look_px=320))
+    plain = render(3, 320)
+    texted = render(3, 320)
+    texted.image, _ = draw_overlay(texted.image, np.random.default_rng(1), fonts=())
+    assert len(finder.prepare([plain])) == 1
+    batch = finder.training_batch(finder.prepare([plain]), 4, np.random.default_rng(0))
+    assert {k: tuple(v.shape) for k, v in batch.items()} == finder.batch_shapes(4)
+    loss, _ = finder.loss(batch, torch.Generator())
+    assert torch.isfinite(loss) and finder.find(plain.image).shape == (320, 320)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (starter_root() / "overlay_finder").is_dir(), reason="no shipped finder")
+def test_the_shipped_finder_covers_rendered_letters_and_little_else():
+    finder = OverlayFinder.load_pretrained(starter_root() / "overlay_finder").eval()
+    found = letters = false = pixels = 0
+    for seed in range(16):
+        image = render(9000 + seed, 480).image
+        drawn, mask = draw_overlay(image, np.random.default_rng(100 + seed), system_fonts())
+        seen = finder.find(drawn)
+        found, letters = found + int((seen & mask).sum()), letters + int(mask.sum())
+        false, pixels = false + int(finder.find(image).sum()), pixels + mask.size
+    assert found / letters > 0.98 and false / pixels < 0.02
