@@ -15,7 +15,7 @@ from polypforge.masks.shapes import component_boxes
 
 @dataclass
 class Prepared:
-    """The case, its field of view less burnt-in text (also where that was taken out), the field's area in pixels, and the lesions' boxes."""
+    """The case, its field of view less burnt-in text (also where that was taken out), the field's area in pixels, the lesions' boxes."""
 
     case: Case
     field: Mask

@@ -45,7 +45,8 @@ MOST_FEATURES = 1000  # lesions of each kind for set-level distances
 MOST_ATTACKED = 200  # cases of each kind for the membership attack
 SHOWN = 12
 OVERLAP = 0.6  # correlation of whole frames above which held-out and training data share a picture
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from polypforge.core.window import around_mask
 from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.masks.shapes import components, region_mask
 from polypforge.models.first_stage import FirstStage
+from polypforge.models.overlay_finder import OverlayFinder
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.plan import PlanConfig, Planner
 from polypforge.quality.agreement import bootstrap_interval, wilson_interval
@@ -36,7 +37,7 @@ from polypforge.workflows.train import train
 from polypforge.workflows.trainables import shipped_config
 
 SETS = ("kvasir-seg", "polypgen")
-JUDGE, FORGE, FIRST_STAGE, ENCODER = "window_segmenter", "forge", "first_stage", "encoder"
+JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
 TRAINED_AS = {ENCODER: FrameEncoder.name}  # where the shipped name isn't that of `polypforge train`
 
 
@@ -46,7 +47,7 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
-    for name in (FIRST_STAGE, ENCODER, JUDGE, FORGE):
+    for name in (FINDER, FIRST_STAGE, ENCODER, JUDGE, FORGE):
         kind = TRAINED_AS.get(name, name)
         budget = float(read_yaml(shipped_config(kind))["training"]["budget_seconds"]) * budget_share
         result = train(kind, folders, out / name, budget_seconds=budget, device=device)
@@ -58,7 +59,7 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
 def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[str, Any]:
     """Measure generator and judge of `out` on the held-out cases of `folders`; write all weights in half precision with their card."""
     target = out / "starter"
-    trained = {name: out / name / "model" for name in (FORGE, JUDGE, FIRST_STAGE, ENCODER)}
+    trained = {name: out / name / "model" for name in (FORGE, JUDGE, FIRST_STAGE, ENCODER, FINDER)}
     with whole_folder(target / FORGE) as folder:
         load_recipe(trained[FORGE]).to(torch.bfloat16).save_pretrained(folder)
     with whole_folder(target / JUDGE) as folder:
@@ -67,6 +68,8 @@ def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[s
         FirstStage.load_pretrained(trained[FIRST_STAGE]).to(torch.float16).save_pretrained(folder)
     with whole_folder(target / ENCODER) as folder:
         FrameEncoder.load_pretrained(trained[ENCODER]).save_pretrained(folder)
+    with whole_folder(target / FINDER) as folder:
+        OverlayFinder.load_pretrained(trained[FINDER]).to(torch.float16).save_pretrained(folder)
     recipe = load_recipe(target / FORGE).float()
     segmenter = WindowSegmenter.load_pretrained(target / JUDGE).eval()
     opened = [open_checked(f, cache=out / "checks" / f"{f.name}.json") for f in folders]
@@ -199,7 +202,7 @@ def model_card(figures: dict[str, Any], size: int, opened: list[Opened]) -> str:
 
 CARD = """# Starter weights
 
-`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels), `encoder` (features of frames, learned without labels) and `first_stage` (the f4 autoencoder that latent recipes of starter size
+`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels), `encoder` (features of frames, learned without labels), `overlay_finder` (burnt-in text, learned from rendered text) and `first_stage` (the f4 autoencoder that latent recipes of starter size
 work in), {size:.1f} MB together, safetensors.
 
 **Data.** {used} (cases in use after near-duplicates of held-out cases were left out), and phantom frames of this project. Kvasir-SEG (Jha et al., MMM 2020) and PolypGen
