@@ -20,7 +20,7 @@ import numpy as np
 from polypforge.core.types import Case, Image, Mask
 from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.audit.copies import frame_view, lesion_view
-from polypforge.quality.audit.training import lesions_of, training_frames, training_lesions
+from polypforge.quality.audit.training import TrainingPictures, frame_pictures, lesion_pictures, lesions_of
 from polypforge.quality.gates.memory import COPIED
 from polypforge.workflows.opened import open_checked
 
@@ -85,8 +85,8 @@ def main() -> None:
     opened = open_checked(given.data, skip_bad=True, cache=given.check)
     train = [c.load() for s in ("train", "val") for c in opened.cases(s)]
     held = [c.load() for c in opened.cases("test")]
-    frames = training_frames((c, c.name) for c in train)
-    lesions = training_lesions((c, c.name) for c in train)
+    frames = TrainingPictures([p for c in train for p in frame_pictures(c, c.name)])
+    lesions = TrainingPictures([p for c in train for p in lesion_pictures(c, c.name)])
     rng = np.random.default_rng(0)
 
     def likeness(image: Image, parts: list[Mask]) -> tuple[float, float]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
@@ -29,13 +26,14 @@ from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.audit.copies import Match, frame_view, lesion_view
 from polypforge.quality.audit.distances import set_distances
 from polypforge.quality.audit.membership import case_losses, membership
-from polypforge.quality.audit.training import TrainingPictures, lesions_of, training_frames, training_lesions
+from polypforge.quality.audit.training import TrainingPictures, frame_pictures, lesion_pictures, lesions_of
 from polypforge.quality.gates import Subject
 from polypforge.quality.gates.memory import COPIED
 from polypforge.quality.mask_similarity import mask_similarity
 from polypforge.recipes import load_recipe
 from polypforge.reporting.pair_sheet import PairTile, pair_sheet
 from polypforge.workflows.device import device_of
+from polypforge.workflows.each import each, shown
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.realism import lesion_features, lesion_look
@@ -45,8 +43,6 @@ MOST_FEATURES = 1000  # lesions of each kind for set-level distances
 MOST_ATTACKED = 200  # cases of each kind for the membership attack
 SHOWN = 12
 OVERLAP = 0.6  # correlation of whole frames above which held-out and training data share a picture
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -179,18 +175,17 @@ def _drawn(source: SourceCase, case: Case) -> list[Mask]:
 
 
 def _indexed(what: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:
-    pictures = ((c.load(), groups[c.name]) for c in _bar(f"looking at training {what}", cases))
-    try:
-        return training_lesions(pictures) if what == "lesions" else training_frames(pictures)
-    except ValueError:
-        return None
+    look = lesion_pictures if what == "lesions" else frame_pictures
+    found = each(f"looking at training {what}", lambda source: look(source.load(), groups[source.name]), cases)
+    pictures = [picture for part in found for picture in part]
+    return TrainingPictures(pictures) if pictures else None
 
 
 def _null(kind: str, training: TrainingPictures, members: Sequence[SourceCase]) -> list[Match]:
     """Likeness of training pictures to those of other groups: what is usual between real pictures of different scenes."""
     chosen = {members[i].name for i in numpy_rng(0, "audit").permutation(len(members))[:MOST_NULL]}
     numbers = [n for n, o in enumerate(training.origins) if o.case in chosen]
-    return _each(f"comparing real {kind}s", lambda n: training.nearest(training.view(n), training.origins[n].group), numbers)
+    return each(f"comparing real {kind}s", lambda n: training.nearest(training.view(n), training.origins[n].group), numbers)
 
 
 def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase]) -> list[tuple[str, int, Match]]:
@@ -201,7 +196,7 @@ def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase]) ->
         views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in lesions_of(case)]
         return [(case.name, number, training.nearest(view)) for number, view in enumerate(views)]
 
-    return [row for rows in _each(f"comparing held-out {kind}s", look, cases) for row in rows]
+    return [row for rows in each(f"comparing held-out {kind}s", look, cases) for row in rows]
 
 
 def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], threshold: float) -> list[Likeness]:
@@ -217,7 +212,7 @@ def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCas
                 rows.append(Likeness(case.name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
         return rows
 
-    return [row for rows in _each(f"comparing synthetic {kind}s", look, cases) for row in rows]
+    return [row for rows in each(f"comparing synthetic {kind}s", look, cases) for row in rows]
 
 
 def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:
@@ -242,7 +237,7 @@ def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made:
     found = []
     for what, cases in (("training", members), ("held-out", others), ("synthetic", made)):
         looks = []
-        for source in _bar(f"features of {what} lesions", cases[:MOST_FEATURES]):
+        for source in shown(f"features of {what} lesions", cases[:MOST_FEATURES]):
             case = source.load()
             parts = _drawn(source, case) if what == "synthetic" else lesions_of(case)
             looks += [lesion_look(case.image, m) for m in parts]
@@ -263,7 +258,7 @@ def _attack(recipe, members: Sequence[SourceCase], others: Sequence[SourceCase])
     losses = []
     for what, cases in (("training", members), ("held-out", others)):
         picks = [cases[i] for i in sorted(numpy_rng(1, "audit").permutation(len(cases))[:MOST_ATTACKED])]
-        values = [case_losses(recipe, [c.load()])[0] for c in _bar(f"attacking with {what} cases", picks)]
+        values = [case_losses(recipe, [c.load()])[0] for c in shown(f"attacking with {what} cases", picks)]
         losses.append([v for v in values if v is not None])
     try:
         return membership(*losses).to_json()
@@ -305,15 +300,3 @@ def _picture(rows: Sequence[Likeness], made: dict[str, SourceCase], members: dic
 def _square(image: Image) -> Image:
     height, width = image.shape[:2]
     return Window((width - 1) / 2, (height - 1) / 2, max(height, width)).crop(image, 200)
-
-
-def _bar(what: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items, total=total)
-
-
-def _each(what: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """function of every item, in order, on all cores: OpenCV and faiss work beside Python."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(_bar(what, pool.map(function, items), len(items)))

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.images import read_mask, write_png
 from polypforge.core.types import Case, Image, Mask
@@ -19,6 +17,7 @@ from polypforge.data.overlays import overlay_text
 from polypforge.features.frames import frame_key
 from polypforge.models.locate import locate, weights_hash
 from polypforge.models.overlay_finder import OverlayFinder
+from polypforge.workflows.each import shown
 
 FINDER = "starter:overlay_finder"
 MODES = ("inpaint", "mask")
@@ -67,6 +66,4 @@ class Deidentifier:
 def without_text(cases: Sequence[Case], cache: Path | None = None) -> list[Case]:
     """Every case without its text, for a generator to learn from: what is never shown can't be learned."""
     cleaner = Deidentifier(cache=cache)
-    columns = (TextColumn("looking for burnt-in text"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        return [cleaner.clean(case) for case in bar.track(cases)]
+    return [cleaner.clean(case) for case in shown("looking for burnt-in text", cases, len(cases))]

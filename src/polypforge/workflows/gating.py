@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from polypforge.core.console import console
 from polypforge.core.seeding import content_hash, numpy_rng
-from polypforge.core.types import Case, Request
+from polypforge.core.types import Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import components
 from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.agreement import wilson_interval
-from polypforge.quality.audit.training import training_lesions
+from polypforge.quality.audit.training import TrainingPictures, lesion_pictures
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
 from polypforge.quality.gates.score_log import ScoreLog
@@ -26,6 +24,7 @@ from polypforge.quality.gates.verdict import Scores
 from polypforge.quality.judges import load_judge
 from polypforge.quality.neighbours import descriptor, first_alike
 from polypforge.workflows.device import device_of
+from polypforge.workflows.each import each
 from polypforge.workflows.opened import Opened
 
 BATCH = 32
@@ -110,19 +109,10 @@ class Gating:
     def _remember(self, opened: Opened, load: LoadBackground) -> None:
         """Look at every real lesion once, so that copies of them are known."""
         names = [c.name for c in opened.source.cases if c.split in ("train", "val")]
+        found = each("looking at real lesions", lambda name: lesion_pictures(load(name), name), names)
+        pictures = [picture for part in found for picture in part]
         self._training_state = opened.state
-        with Progress(TextColumn("looking at real lesions"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("look", total=len(names))
-
-            def cases() -> Iterator[tuple[Case, str]]:
-                for name in names:
-                    yield load(name), name
-                    bar.advance(task)
-
-            try:
-                self.keeper.training = training_lesions(cases())
-            except ValueError:  # no lesion to copy
-                self.keeper.training = None
+        self.keeper.training = TrainingPictures(pictures) if pictures else None
 
     def _real_scores(self, names: Sequence[str], load: LoadBackground, log: ScoreLog) -> list[Scores]:
         """Of every lesion of these cases, each under NAME#NUMBER; judges look at many at once."""

@@ -5,7 +5,7 @@ import pytest
 from polypforge.data.votes import VoteIndex
 from polypforge.phantom.render import render
 from polypforge.quality.audit.copies import CopyIndex, frame_view
-from polypforge.quality.audit.training import lesions_of, match_lesion, training_frames, training_lesions
+from polypforge.quality.audit.training import TrainingPictures, frame_pictures, lesion_pictures, lesions_of, match_lesion
 from polypforge.quality.gates.memory import COPIED
 
 rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_of_a_frame_is_found_and_a_new_frame_is_not(cases, change):
-    training = training_frames((c, c.name) for c in cases[:-3])
+    training = TrainingPictures([p for c in cases[:-3] for p in frame_pictures(c, c.name)])
     for number, case in enumerate(cases[:3]):
         match = training.nearest(frame_view(CHANGES[change](case.image)))
         assert match.index == number and match.correlation > COPIED
@@ -53,7 +53,7 @@ def test_a_changed_copy_of_a_frame_is_found_and_a_new_frame_is_not(cases, change
 
 
 def test_a_pasted_lesion_is_found_in_another_frame(cases):
-    training = training_lesions((c, c.name) for c in cases[:-3])
+    training = TrainingPictures([p for c in cases[:-3] for p in lesion_pictures(c, c.name)])
     host = cases[-1].image
     for number, case in enumerate(cases[:3]):
         lesion = lesions_of(case)[0]
@@ -66,7 +66,7 @@ def test_a_pasted_lesion_is_found_in_another_frame(cases):
 
 
 def test_a_case_is_not_compared_with_its_own_group(cases):
-    training = training_frames((c, "all" if k < 2 else c.name) for k, c in enumerate(cases))
+    training = TrainingPictures([p for k, c in enumerate(cases) for p in frame_pictures(c, "all" if k < 2 else c.name)])
     assert training.nearest(training.view(0)).index == 0
     assert training.nearest(training.view(0), "all").index not in (0, 1)
 

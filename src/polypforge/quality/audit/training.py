@@ -52,14 +52,14 @@ def lesions_of(case: Case) -> Sequence[Mask]:
     return components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
 
 
-def training_lesions(cases: Iterable[tuple[Case, str]]) -> TrainingPictures:
-    """From (case, group)."""
-    return TrainingPictures((Origin(c.name, k, g), lesion_view(c.image, m)) for c, g in cases for k, m in enumerate(lesions_of(c)))
+def lesion_pictures(case: Case, group: str) -> list[tuple[Origin, View]]:
+    """Every lesion of a training case."""
+    return [(Origin(case.name, number, group), lesion_view(case.image, mask)) for number, mask in enumerate(lesions_of(case))]
 
 
-def training_frames(cases: Iterable[tuple[Case, str]]) -> TrainingPictures:
-    """From (case, group)."""
-    return TrainingPictures((Origin(c.name, 0, g), frame_view(c.image)) for c, g in cases)
+def frame_pictures(case: Case, group: str) -> list[tuple[Origin, View]]:
+    """The whole frame."""
+    return [(Origin(case.name, 0, group), frame_view(case.image))]
 
 
 def match_lesion(training: TrainingPictures, image: Image, lesion: Mask, group: str = "") -> Match:
