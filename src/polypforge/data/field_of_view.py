@@ -44,9 +44,10 @@ def inset_area(image: Image) -> Mask:
 
 
 def inset_box(small: Image) -> Mask:
-    """The green or cyan rectangle in which endoscopes draw the position of the scope: flat, saturated, large, box-like."""
+    """The green, cyan or blue rectangle in which endoscopes draw the position of the scope: flat, saturated, large, box-like."""
     red, green, blue = (small[..., i].astype(np.int16) for i in range(3))
-    tinted = ((green > red + 40) & (green > 60) & (blue > red + 10)).astype(np.uint8)
+    cool = np.maximum(green, blue)
+    tinted = ((cool > red + 40) & (cool > 60) & (blue > red + 10)).astype(np.uint8)
     tinted = cv2.morphologyEx(tinted, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     found = np.zeros(small.shape[:2], bool)
     count, _, stats, _ = cv2.connectedComponentsWithStats(tinted)

@@ -16,6 +16,7 @@ from polypforge.core.types import Case, Mask
 from polypforge.data.source import Source, SourceCase
 
 METADATA = "metadata.jsonl"
+REMOVED = "removed.jsonl"  # rows that an audit took out of METADATA
 CLASS_KEY = re.compile(r"mask_([A-Za-z0-9][A-Za-z0-9_-]*)_file_name")
 
 

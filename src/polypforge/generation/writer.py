@@ -11,7 +11,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl, write_json, write_jsonl
 from polypforge.core.images import read_image, read_mask
 from polypforge.core.types import Case, Request
-from polypforge.data.folder import METADATA, write_case
+from polypforge.data.folder import METADATA, REMOVED, write_case
 from polypforge.masks.attributes import to_vector
 
 
@@ -26,6 +26,10 @@ class CaseStore:
     def done(self) -> set[str]:
         """Ids of the requests that are finished."""
         return {p.stem for p in (self.folder / "rows").glob("*.json")}
+
+    def removed(self) -> set[str]:
+        """Ids of cases that an audit took out as copies."""
+        return removed_ids(self.folder)
 
     def write(self, case: Case, request: Request, intermediate: bool) -> None:
         text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True)}
@@ -54,7 +58,7 @@ class CaseStore:
 
         gates: what a gate found, by request id; it joins the provenance in the metadata.
         """
-        done = self.done()
+        done = self.done() - self.removed()
         kept = []
         for request in requests:
             row = self.row(request.id) if request.id in done else {"intermediate": True}
@@ -66,6 +70,13 @@ class CaseStore:
             kept.append(row)
         write_jsonl(self.folder / METADATA, kept)
         return len(kept)
+
+
+def removed_ids(folder: Path) -> set[str]:
+    """Ids of the requests whose cases an audit took out of the data set in `folder`."""
+    path = folder / REMOVED
+    rows = read_jsonl(path) if path.exists() else []
+    return {str(json.loads(row["provenance"])["id"]) for row in rows if row.get("provenance")}
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -22,8 +22,6 @@ from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch, Trainable
 from polypforge.phantom.overlays import draw_overlay
 
-SIZE_FACTOR = 16  # sides that the network takes are multiples of it
-
 
 @dataclass(frozen=True)
 class OverlayFinderConfig:
@@ -41,8 +39,8 @@ class OverlayFinderConfig:
     empty_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if len(self.decoder) != self.depth or self.crop_px % SIZE_FACTOR:
-            raise ValueError(f"decoder needs `depth` widths and crop_px must be a multiple of {SIZE_FACTOR}")
+        if len(self.decoder) != self.depth or self.crop_px % 2**self.depth:
+            raise ValueError("decoder needs `depth` widths and crop_px must be a multiple of 2 ** depth")
 
 
 class OverlayFinder(SavedNet, Trainable):
@@ -116,7 +114,8 @@ class OverlayFinder(SavedNet, Trainable):
         config = self.config
         small = _scaled(image, config.look_px)
         height, width = small.shape[:2]
-        padded = np.pad(small, [(0, -height % SIZE_FACTOR), (0, -width % SIZE_FACTOR), (0, 0)])
+        factor = 2**config.depth  # sides that the network takes are multiples of it
+        padded = np.pad(small, [(0, -height % factor), (0, -width % factor), (0, 0)])
         device = next(self.parameters()).device
         with fast_inference(device):
             logits = self.net(to_unit(padded[None]).to(device).contiguous(memory_format=torch.channels_last)).float()

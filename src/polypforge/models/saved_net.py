@@ -31,7 +31,7 @@ class SavedNet:
     def load_pretrained(cls, folder: Path) -> Self:
         """In single precision, whatever was stored. Raises UserError for another model's folder, or a damaged one."""
         stored = read_json(folder / "config.json")
-        if not isinstance(stored, dict) or stored.get("model") != cls.name:
+        if not isinstance(stored, dict) or stored.get("model") != cls.name or "config" not in stored:
             raise UserError(f"{folder / 'config.json'} is no {cls.name} that `polypforge train` saved.")
         model: Any = cls(from_dict(cls.config_class, stored["config"], str(folder / "config.json")))  # type: ignore[call-arg]
         try:

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
 from polypforge.core.types import Box, Image, Mask
 from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare
@@ -140,13 +138,6 @@ class Detector(SavedNet, Trainable):
 def load_detector(folder: Path) -> Detector:
     """The detector that was saved in `folder`. Raises UserError for anything else."""
     return Detector.load_pretrained(folder).eval()
-
-
-def is_detector(folder: Path) -> bool:
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'} must hold a mapping.")
-    return config.get("model") == Detector.name
 
 
 def _boxes_in(chosen: Prepared, window: Window, size: int) -> list[Box]:

@@ -41,7 +41,8 @@ def refined_label(subject: Subject) -> Mask | None:
     if chance is None or label is None or subject.removed:
         return None
     found = (chance > 0.5) & subject.region
-    between = [iou(a.found, b.found) for a, b in combinations(looks, 2) if a.window == b.window]
+    each = [_in_frame(look.chance, look.window, subject.case.size) > 0.5 for look in looks]
+    between = [iou(a, b) for a, b in combinations(each, 2)]
     if not found.any() or min([iou(found, subject.lesion), *between]) < AGREED:
         return None
     return (label & ~subject.region) | found

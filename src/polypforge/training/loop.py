@@ -209,6 +209,11 @@ class Trainer:
     def _save(self, name: str) -> None:
         with self.ema.applied(self.model), whole_folder(self.out / name) as folder:
             self.model.save_pretrained(folder)
+            self._describe(folder)
+
+    def _describe(self, folder: Path) -> None:
+        """Add to a saved model's folder what its way of training has to say."""
+        return
 
     def _drop_later_metrics(self) -> None:
         """Rows written after the checkpoint that we resume from would appear twice."""

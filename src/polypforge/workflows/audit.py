@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Case, Image, Mask, Request
 from polypforge.core.window import Window, around_mask
-from polypforge.data.folder import METADATA
+from polypforge.data.folder import METADATA, REMOVED
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.data.split import components
@@ -84,6 +85,8 @@ def audit(
     set_offline(offline)
     out = out or synthetic / "audit"
     recipe = load_recipe(locate(model, offline)).to(device_of(device)) if model else None
+    if synthetic.resolve() in (train.resolve(), heldout.resolve() if heldout else None):
+        raise UserError(f"{synthetic} is given as synthetic and as real: name the synthetic folder first, the real one with --train.")
     made = _synthetic_cases(open_source(synthetic, layout))
     real = _open_real(train, layout, skip_bad, out / "train-check.json")
     members = [c for c in real.source.cases if c.split in ("train", "val")]
@@ -99,8 +102,16 @@ def audit(
         training["frame"] = None
     if training["lesion"] is None and training["frame"] is None:
         raise UserError(f"{train} shows no lesion to compare with.")
-    null = {k: _null(k, t, members) for k, t in training.items() if t is not None}
-    thresholds = {k: max(COPIED, float(np.quantile([m.correlation for m in null[k]], 1 - false_positives / len(null)))) for k in null}
+    compared = {k: _null(k, t) for k, t in training.items() if t is not None}
+    twins = sorted({(a, b) for rows in compared.values() for a, b, m in rows if m.correlation > OVERLAP})
+    if twins:
+        console.print(
+            f"{len(twins)} pairs of training cases show one scene ('{twins[0][0]}' and '{twins[0][1]}' ...): they set no threshold."
+        )
+    null = {k: [m for _, _, m in rows if m.correlation <= OVERLAP] for k, rows in compared.items()}
+    null = {k: rows for k, rows in null.items() if rows}
+    thresholds = dict.fromkeys(compared, COPIED)
+    thresholds |= {k: max(COPIED, float(np.quantile([m.correlation for m in v], 1 - false_positives / 2))) for k, v in null.items()}
     unseen = {k: _look(k, t, others) for k, t in training.items() if t is not None}
     _refuse_overlap(unseen.get("frame", []), train)
     found: list[Likeness] = []
@@ -117,10 +128,11 @@ def audit(
         "interval": wilson_interval(len(copied), len(made)),
         "thresholds": {k: round(v, 3) for k, v in thresholds.items()},
         "false_positives": {k: _false_positives([m.correlation for _, _, m in rows], thresholds[k]) for k, rows in unseen.items() if rows},
-        "unusual_likeness": {k: _summary([m.correlation for m in null[k]]) for k in null},
+        "twins_in_training": twins,
+        "usual_likeness": {k: _summary([m.correlation for m in null[k]]) for k in null},
         "set": {"encoder": STARTER_ENCODER, **set_distances(*features).to_json()} if len(features[2]) and len(features[0]) > 1 else None,
         "mask_similarity": _mask_similarity(members, others, made),
-        "membership": _attack(recipe, members, others) if recipe is not None else None,
+        "membership": _attack(recipe, real.cases("train"), others) if recipe is not None else None,
     }
     write_jsonl(out / "likeness.jsonl", (asdict(row) for row in sorted(found, key=lambda r: -r.correlation)))
     closest = sorted(found, key=lambda r: -r.correlation)[:SHOWN]
@@ -181,11 +193,13 @@ def _indexed(what: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> 
     return TrainingPictures(pictures) if pictures else None
 
 
-def _null(kind: str, training: TrainingPictures, members: Sequence[SourceCase]) -> list[Match]:
-    """Likeness of training pictures to those of other groups: what is usual between real pictures of different scenes."""
-    chosen = {members[i].name for i in numpy_rng(0, "audit").permutation(len(members))[:MOST_NULL]}
-    numbers = [n for n, o in enumerate(training.origins) if o.case in chosen]
-    return each(f"comparing real {kind}s", lambda n: training.nearest(training.view(n), training.origins[n].group), numbers)
+def _null(kind: str, training: TrainingPictures) -> list[tuple[str, str, Match]]:
+    """(case, its likest other case, likeness) of training pictures to those of other groups: what is usual between real pictures."""
+    numbers = sorted(numpy_rng(0, "audit").permutation(len(training.origins))[:MOST_NULL].tolist())
+    found = each(f"comparing real {kind}s", lambda n: training.nearest(training.view(n), training.origins[n].group), numbers)
+    return [
+        (training.origins[n].case, training.origins[m.index].case if m.index >= 0 else "", m) for n, m in zip(numbers, found, strict=True)
+    ]
 
 
 def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase]) -> list[tuple[str, int, Match]]:
@@ -237,7 +251,7 @@ def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made:
     found = []
     for what, cases in (("training", members), ("held-out", others), ("synthetic", made)):
         looks = []
-        for source in shown(f"features of {what} lesions", cases[:MOST_FEATURES]):
+        for source in shown(f"features of {what} lesions", _sampled(cases)):
             case = source.load()
             parts = _drawn(source, case) if what == "synthetic" else lesions_of(case)
             looks += [lesion_look(case.image, m) for m in parts]
@@ -245,9 +259,13 @@ def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made:
     return found
 
 
+def _sampled(cases: Sequence[SourceCase]) -> list[SourceCase]:
+    return [cases[i] for i in sorted(numpy_rng(2, "audit").permutation(len(cases))[:MOST_FEATURES])]
+
+
 def _mask_similarity(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase]) -> dict[str, float] | None:
     """SIM of the whole masks by IoU, flips and turns included; of held-out real masks for comparison."""
-    sets = [[m for c in cases[:MOST_FEATURES] if (m := c.load().mask) is not None and m.any()] for cases in (members, others, made)]
+    sets = [[m for c in _sampled(cases) if (m := c.load().mask) is not None and m.any()] for cases in (members, others, made)]
     if not sets[0] or not sets[2]:
         return None
     found = {"synthetic": mask_similarity(sets[2], sets[0], "iou", True)}
@@ -268,7 +286,10 @@ def _attack(recipe, members: Sequence[SourceCase], others: Sequence[SourceCase])
 
 
 def _remove(synthetic: Path, out: Path, copied: Sequence[str]) -> int:
-    """Take copies out of the set's list; their rows are kept in removed.jsonl. A folder without a list is left as it is."""
+    """Take copies out of the set's list; their rows go to removed.jsonl, which later runs of `gate`, `generate` and `expand` heed.
+
+    A folder without a list is left as it is.
+    """
     path = synthetic / METADATA
     if not copied or not path.is_file():
         if copied:
@@ -276,11 +297,16 @@ def _remove(synthetic: Path, out: Path, copied: Sequence[str]) -> int:
         return 0
     rows = read_jsonl(path)
     names = set(copied)
-    gone = [r for r in rows if Path(r["image_file_name"]).stem in names]
-    before = read_jsonl(out / "removed.jsonl") if (out / "removed.jsonl").exists() else []
-    write_jsonl(out / "removed.jsonl", before + gone)
-    write_jsonl(path, [r for r in rows if Path(r["image_file_name"]).stem not in names])
+    gone = [r for r in rows if Path(r["image_file_name"]).stem in names and _says_synthetic(r)]
+    before = read_jsonl(synthetic / REMOVED) if (synthetic / REMOVED).exists() else []
+    write_jsonl(synthetic / REMOVED, before + gone)
+    write_jsonl(path, [r for r in rows if r not in gone])
     return len(gone)
+
+
+def _says_synthetic(row: dict[str, Any]) -> bool:
+    """Real cases are never removed."""
+    return bool(json.loads(row.get("provenance") or "{}").get("synthetic"))
 
 
 def _picture(rows: Sequence[Likeness], made: dict[str, SourceCase], members: dict[str, SourceCase]) -> Image:

@@ -57,7 +57,7 @@ def cross_fit(
         result = train(
             name, data, out / f"fold-{fold}", config=config, assignments=assignments, budget_seconds=each, leave_out=left_out, **options
         )
-        if (each and result["seconds"] < each) and not (training.max_steps and result["step"] >= training.max_steps):
+        if not ((each and result["seconds"] >= each) or (training.max_steps and result["step"] >= training.max_steps)):
             raise KeyboardInterrupt  # stopped in this fold: the same command goes on
         results.append(result)
     with whole_folder(out / "model") as folder:

@@ -18,7 +18,7 @@ from polypforge.core.files import write_json, write_jsonl
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
-from polypforge.generation.writer import CaseStore, write_requests
+from polypforge.generation.writer import CaseStore, removed_ids, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
@@ -142,7 +142,8 @@ def expand(
     }  # fmt: skip
     requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work)
     finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
-    accepted = [r for r in finals if verdicts[r.id].kept][:num]
+    gone = removed_ids(out)  # an audit of an earlier run found them to be copies
+    accepted = [r for r in finals if verdicts[r.id].kept and r.id not in gone][:num]
     rows = _write_accepted(out, store, accepted, verdicts, gating)
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
     write_jsonl(out / METADATA, real_rows + rows)

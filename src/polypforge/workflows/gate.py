@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.gates.settings import read_gates
 from polypforge.quality.refinement import judged_chance, refined_label, soft_label
+from polypforge.recipes import RECIPES, recipe_class
 from polypforge.reporting.gate_figure import ScoreLine, gate_figure
 from polypforge.workflows.gating import BATCH, Gating
 from polypforge.workflows.opened import Opened, keep_report, open_checked
@@ -68,6 +71,10 @@ def gate_folder(
     unknown = set(explain) - {r.id for r in requests} - {ALL}
     if unknown:
         raise UserError(f"--explain {sorted(unknown)[0]}: {folder} has no such case; ids are in its gate.jsonl.")
+    recipes = {str(json.loads(store.row(r.id)["provenance"]).get("recipe", "")) for r in requests}
+    if any(name in RECIPES and recipe_class(name).copies for name in recipes):
+        settings = settings.without("copied")
+        console.print(f"{', '.join(sorted(recipes))} takes lesions from the data: the result is no more private than the data.")
     gating = Gating(settings, device, offline)
     opened = _real_data(folder, data, layout, skip_bad)
     load = opened.loader() if opened else None
@@ -120,8 +127,12 @@ def _real_data(folder: Path, data: Path | None, layout: str, skip_bad: bool) -> 
 
 def _labels(folder: Path, kept: Sequence[Request], store: CaseStore, gating: Gating, refine: bool, soft: bool) -> dict[str, Any]:
     """Write refined masks and soft labels of the kept cases; how many there are."""
+    for old in ("refined", "soft"):  # of cases that passed an earlier list
+        shutil.rmtree(folder / old, ignore_errors=True)
     if not (refine or soft):
         return {}
+    parents = {r.parent for r in kept}
+    kept = [r for r in kept if r.id not in parents]
     counts: dict[str, Any] = {}
     for start in range(0, len(kept), BATCH):
         part = kept[start : start + BATCH]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
 from polypforge.quality.gates.score_log import ScoreLog
 from polypforge.quality.gates.settings import GateSettings
-from polypforge.quality.gates.verdict import Scores
+from polypforge.quality.gates.verdict import Scores, decide
 from polypforge.quality.judges import load_judge
 from polypforge.quality.neighbours import descriptor, first_alike
 from polypforge.workflows.device import device_of
@@ -60,6 +61,7 @@ class Gating:
         detectors = {name: locate(name, offline) for name in settings.detectors}
         self.weights = {name: weights_hash(folder) for name, folder in (judges | detectors).items()}
         self._training_state = ""
+        self._build_training: Callable[[], None] | None = None  # slow, and only needed for cases that were never compared
         where = device_of(device)
         self.keeper = Gatekeeper(
             settings.gates,
@@ -83,18 +85,24 @@ class Gating:
         None when the data shows no lesion. Scores are kept in `folder`.
         """
         if any(r.gate.needs == "training" for r in self.settings.gates):
-            self._remember(opened, load)
-        log = self.log(folder)
+            self._training_state = opened.state
+            self._build_training = partial(self._remember, opened, load)
+        log = self.log(folder / opened.state[:12])
         chosen = {split: _sample(opened, split, most) for split, most in (("train", MOST_REAL), ("val", MOST_HELD))}
         rows = {split: self._real_scores(names, load, log) for split, names in chosen.items()}
         log.save()
         if not rows["train"]:
             return None
-        # What a judge says of cases that it may have learned is no measure: its thresholds come from held-out cases where there are some.
+        # What a judge says of cases that it may have learned is no measure: its thresholds come from held-out cases, half of them from
+        # each half, and each half is put to the test with the thresholds of the other.
         judged = {r.name for r in self.settings.gates if r.gate.needs}
-        apart = [{k: v for k, v in row.items() if k not in judged} for row in rows["train"]]
-        self.keeper.calibrate(apart + ([{k: v for k, v in row.items() if k in judged} for row in rows["val"]] or rows["train"]))
-        verdicts = [self.keeper.decide("", row) for row in rows["val"]]
+        plain = [{k: v for k, v in row.items() if k not in judged} for row in rows["train"]]
+        halves = [[{k: v for k, v in row.items() if k in judged} for row in rows["val"][k::2]] for k in range(2)]
+        verdicts = []
+        for half in range(2):
+            thresholds = self.keeper.calibrated(plain + (halves[1 - half] or rows["train"]))
+            verdicts += [decide("", row, self.settings.gates, thresholds) for row in rows["val"][half::2]]
+        self.keeper.thresholds |= self.keeper.calibrated(plain + (halves[0] + halves[1] or rows["train"]))
         failed = {r.name: sum(r.name in v.failed for v in verdicts) for r in self.settings.gates}
         passed = sum(v.kept for v in verdicts)
         return Calibration(
@@ -111,7 +119,6 @@ class Gating:
         names = [c.name for c in opened.source.cases if c.split in ("train", "val")]
         found = each("looking at real lesions", lambda name: lesion_pictures(load(name), name), names)
         pictures = [picture for part in found for picture in part]
-        self._training_state = opened.state
         self.keeper.training = TrainingPictures(pictures) if pictures else None
 
     def _real_scores(self, names: Sequence[str], load: LoadBackground, log: ScoreLog) -> list[Scores]:
@@ -151,15 +158,26 @@ class Gating:
                 log.save()
             if advance:
                 advance(min(BATCH, len(requests) - start))
-        if slow and self.keeper.training is not None:
-            for request in requests:
-                if log.missing(request.id) & slow and self.keeper.decide(request.id, log.scores(request.id)).kept:
-                    log.add(request.id, self.keeper.scores([Subject.synthetic(store.load(request.id), request)], slow)[0])
+        self._compare_with_training(requests, store, log, slow)
         log.save()
         verdicts = {r.id: self.keeper.decide(r.id, log.scores(r.id)) for r in requests}
         spoil_children(requests, verdicts)
         self.drop_repeats(requests, verdicts, log)
         return verdicts
+
+    def _compare_with_training(self, requests: Sequence[Request], store: CaseStore, log: ScoreLog, slow: set[str]) -> None:
+        """The slow gates, of cases that passed the others."""
+        open_ = [r for r in requests if log.missing(r.id) & slow and self.keeper.decide(r.id, log.scores(r.id)).kept]
+        if not open_ or self._build_training is None:
+            return
+        if self.keeper.training is None:
+            self._build_training()
+        for start in range(0, len(open_), BATCH):
+            part = open_[start : start + BATCH]
+            look = lambda r: self.keeper.scores([Subject.synthetic(store.load(r.id), r)], slow)[0]  # noqa: E731
+            for request, scores in zip(part, each("comparing with real lesions", look, part), strict=True):
+                log.add(request.id, scores)
+            log.save()
 
     def drop_repeats(self, requests: Sequence[Request], verdicts: dict[str, Verdict], log: ScoreLog) -> None:
         """Of kept lesions that look alike the first stays."""
@@ -173,7 +191,7 @@ class Gating:
 
     def warn_uncalibrated(self) -> None:
         idle = self.keeper.uncalibrated
-        idle += [r.name for r in self.settings.gates if r.gate.needs == "training" and self.keeper.training is None]
+        idle += [r.name for r in self.settings.gates if r.gate.needs == "training" and self._build_training is None]
         if idle:
             console.print(
                 f"Not applied, for want of real lesions to take thresholds from or to compare with: {', '.join(idle)}. "

@@ -20,6 +20,7 @@ from polypforge.core.types import POLYP, Case, Request
 from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
+from polypforge.models.first_stage import FirstStage
 from polypforge.models.locate import set_offline
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
@@ -29,7 +30,7 @@ from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.checkpoint import Progress
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
-from polypforge.training.private import PrivateTrainer
+from polypforge.training.private import PrivateTrainer, refuse_not_private
 from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import plan, refuse_too_large
@@ -96,6 +97,8 @@ def train(
     refuse_too_large(trainable_class(name), values.get("model") or {}, training, device, str(path))
     torch.manual_seed(training.seed)
     model = build(name, values.get("model") or {}, f"{path}: model")
+    if training.privacy:
+        refuse_not_private(model)
     if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
@@ -116,7 +119,8 @@ def train(
     opened = [
         open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
     ]
-    train_cases = [c.load() for o in opened for c in o.cases("train") if c.name not in set(leave_out)]
+    unwanted = set(leave_out)
+    train_cases = [c.load() for o in opened for c in o.cases("train") if c.name not in unwanted]
     held_cases = [c.load() for o in opened for c in o.cases("val")]
     train_cases += [render(phantom.first_seed + i, phantom.size) for i in range(phantom.frames)]
     if not held_cases:
@@ -125,7 +129,7 @@ def train(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
     )
-    if isinstance(model, Recipe):  # what a generator never sees it never writes
+    if isinstance(model, Recipe | FirstStage):  # what a generator never sees it never writes
         train_cases, held_cases = (without_text(cases, out / "checks" / "text") for cases in (train_cases, held_cases))
     model.fit(train_cases)
     if not any(p.requires_grad for p in model.parameters()):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 
 from polypforge.quality.agreement import wilson_interval
@@ -75,7 +75,7 @@ def authenticity(train: Features, other: Features) -> NDArray[np.bool_]:
 def c_t_score(train: Features, heldout: Features, synthetic: Features, cells: int | None = None, seed: int = 0) -> tuple[float | None, int]:
     """(C_T, cells used): Mann-Whitney Z of nearest-training distances, synthetic against held-out, averaged over cells of the training
     set by their share of held-out cases. Cells with fewer than LEAST_IN_CELL of either are left out."""
-    wanted = cells or max(1, min(8, len(heldout) // 25))
+    wanted = cells or max(1, min(8, len(heldout) // 25, len(train)))
     means = KMeans(wanted, n_init=4, random_state=seed).fit(train)
     to_train = [squared(x, train).min(1) for x in (heldout, synthetic)]
     homes = [means.predict(x) for x in (heldout, synthetic)]
@@ -95,11 +95,6 @@ def mann_whitney_z(a: NDArray, b: NDArray) -> float:
     u = ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2
     spread = np.sqrt(len(a) * len(b) * (len(a) + len(b) + 1) / 12)
     return float((u - len(a) * len(b) / 2) / spread)
-
-
-def p_value(z: float) -> float:
-    """One-sided: how likely so small a Z would be without copying."""
-    return float(norm.cdf(z))
 
 
 def squared(a: Features, b: Features) -> NDArray[np.float64]:

@@ -102,7 +102,7 @@ def repetition(subject: Subject) -> float | None:
 
 @register_gate("clipping", keep="at most", reason="the lesion's colours are clipped")
 def clipping(subject: Subject) -> float | None:
-    """Share of the lesion with a channel at its end (red, which endoscopes often clip, counts only at 0)."""
+    """Share of the lesion that is black, or whose green or blue is at its upper end (red is, in many real frames)."""
     crop = subject.crop
     if crop is None:
         return None
@@ -135,7 +135,7 @@ def visible(subject: Subject) -> float | None:
 
 def _edited(subject: Subject) -> Crop | None:
     """The crop, when there is an edge of an edit in it."""
-    return None if subject.removed or subject.whole_frame else subject.crop
+    return None if subject.removed else subject.edit_crop
 
 
 def _detail_ratio(subject: Subject, fine: bool) -> float | None:

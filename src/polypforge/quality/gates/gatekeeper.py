@@ -38,14 +38,21 @@ class Gatekeeper:
         return [r.name for r in self.rules if r.name not in self.thresholds]
 
     def calibrate(self, scores: Iterable[Scores]) -> None:
-        """Thresholds of the rules that have none, from scores of real lesions: the quantile that `rejected_real` of them would fail."""
+        """Take the thresholds that `calibrated` finds."""
+        self.thresholds |= self.calibrated(scores)
+
+    def calibrated(self, scores: Iterable[Scores]) -> dict[str, float]:
+        """All thresholds: fixed ones, and the others from scores of real lesions: the quantile that `rejected_real` of them would fail."""
         rows = list(scores)
+        found = {r.name: r.fixed for r in self.rules if r.fixed is not None}
         for rule in self.rules:
             values = [row[rule.name] for row in rows if row.get(rule.name) is not None]
             if rule.fixed is None and values:
                 low = rule.gate.keep == "at least"
                 share = rule.rejected_real if low else 1 - rule.rejected_real
-                self.thresholds[rule.name] = float(np.quantile(values, share, method="lower" if low else "higher"))
+                found[rule.name] = float(np.quantile(values, share, method="lower" if low else "higher"))
+
+        return found
 
     def see(self, subjects: Sequence[Subject], needs: set[str]) -> None:
         """Let judges and detectors look, where a rule among `needs` wants them. All windows of a judge run as one batch."""
@@ -67,7 +74,7 @@ class Gatekeeper:
         """Of every rule, or of the named ones alone."""
         wanted = [r for r in self.rules if names is None or r.name in set(names)]
         self.see(subjects, {r.gate.needs for r in wanted})
-        return [{r.name: r.gate.score(s) for r in wanted} for s in subjects]
+        return [{r.name: _number(r.gate.score(s)) for r in wanted} for s in subjects]
 
     def decide(self, id: str, scores: Scores) -> Verdict:
         return decide(id, scores, self.rules, self.thresholds)
@@ -80,6 +87,11 @@ def label_gates(judge: Judge, min_iou: float = 0.7) -> Gatekeeper:
     """The gates on drawing and label alone, whose thresholds need no data."""
     rules = [Rule("lesion_drawn"), Rule("own_outline"), Rule("removed"), Rule("label_agreement", min_iou)]
     return Gatekeeper(rules, {judge.name: judge})
+
+
+def _number(score: float | None) -> float | None:
+    """A plain float; None for what is no number."""
+    return float(score) if score is not None and np.isfinite(score) else None
 
 
 def _windows(subject: Subject) -> list[Window]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_file, write_jsonl
 from polypforge.quality.gates.verdict import Scores
 
@@ -25,11 +27,15 @@ class ScoreLog:
         self.folder = folder
         self._keys = {name: f"{name}@{stamp}" for name, stamp in stamps.items()}
         path = folder / FILE
-        self._rows: dict[str, Scores] = {row["id"]: row["scores"] for row in (read_jsonl(path) if path.exists() else [])}
+        self._rows: dict[str, Scores] = {}
         self._views: dict[str, NDArray[np.float32]] = {}
-        if (folder / VIEWS).exists():
-            with np.load(folder / VIEWS, allow_pickle=False) as stored:
-                self._views = dict(zip(json.loads(str(stored["ids"])), stored["views"].astype(np.float32), strict=True))
+        try:
+            self._rows = {row["id"]: row["scores"] for row in (read_jsonl(path) if path.exists() else [])}
+            if (folder / VIEWS).exists():
+                with np.load(folder / VIEWS, allow_pickle=False) as stored:
+                    self._views = dict(zip(json.loads(str(stored["ids"])), stored["views"].astype(np.float32), strict=True))
+        except (UserError, KeyError, TypeError, ValueError, OSError, BadZipFile):  # only a memory of what can be computed again
+            self._rows, self._views = {}, {}
 
     def missing(self, id: str) -> set[str]:
         """Names of the gates that have no score for the case yet."""
@@ -49,9 +55,9 @@ class ScoreLog:
         return self._views.get(id)
 
     def save(self) -> None:
-        write_jsonl(self.folder / FILE, ({"id": id, "scores": row} for id, row in self._rows.items()))
+        """Views first: a case with scores has its view."""
         if self._views:
-            with whole_file(self.folder / VIEWS) as path:
-                np.savez(
-                    path.open("wb"), ids=np.array(json.dumps(list(self._views))), views=np.stack(list(self._views.values())).astype("f2")
-                )
+            with whole_file(self.folder / VIEWS) as path, path.open("wb") as file:
+                views = np.stack(list(self._views.values())).astype(np.float16)
+                np.savez(file, ids=np.array(json.dumps(list(self._views))), views=views)
+        write_jsonl(self.folder / FILE, ({"id": id, "scores": row} for id, row in self._rows.items()))

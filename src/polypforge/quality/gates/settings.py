@@ -24,6 +24,8 @@ class GateSettings:
     repeats: float | None = 0.95
 
     def __post_init__(self) -> None:
+        if self.gates and not any(r.name == "lesion_drawn" for r in self.gates):  # what isn't there has no score, and would pass the rest
+            object.__setattr__(self, "gates", (Rule("lesion_drawn"), *self.gates))
         names = [r.name for r in self.gates]
         twice = {n for n in names if names.count(n) > 1}
         if not names or twice:

@@ -18,6 +18,7 @@ from polypforge.quality.audit.copies import Match
 
 CROP_PX = 192  # longer side at which light and texture are measured
 CROP_MARGIN = 0.5  # of the lesion's longer side, on each side
+EDIT_MARGIN = 0.25  # of the region's
 HIGHLIGHT = 225  # least of the three channels: wet reflections, which say nothing of texture
 
 
@@ -105,11 +106,19 @@ class Subject:
 
     @cached_property
     def crop(self) -> Crop | None:
-        """None when nothing was drawn."""
+        """Around the lesion; None when nothing was drawn."""
+        return self._cropped(self.lesion, CROP_MARGIN)
+
+    @cached_property
+    def edit_crop(self) -> Crop | None:
+        """Around the whole edit; None when nothing was drawn, and for a new frame, which has no edge."""
+        return None if self.whole_frame else self._cropped(self.region, EDIT_MARGIN)
+
+    def _cropped(self, around: Mask, share: float) -> Crop | None:
         if not self.lesion.any():
             return None
-        x0, y0, x1, y1 = bounding_box(self.lesion)
-        margin = int(CROP_MARGIN * max(x1 - x0, y1 - y0)) + 4
+        x0, y0, x1, y1 = bounding_box(around)
+        margin = int(share * max(x1 - x0, y1 - y0)) + 4
         where = (slice(max(0, y0 - margin), y1 + margin), slice(max(0, x0 - margin), x1 + margin))
         image = self.case.image[where]
         scale, size = shrunk_size(image.shape, CROP_PX)
@@ -118,6 +127,8 @@ class Subject:
             cv2.resize(np.ascontiguousarray(m[where]).view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
             for m in (self.lesion, self.region, self.field, self.case.mask if self.case.mask is not None else self.lesion)
         )
+        if not lesion.any():  # thinner than a pixel of the crop
+            return None
         ring = dilate(lesion, max(3.0, 0.3 * float(np.sqrt(lesion.sum())))) & ~lesion & ~label & field_
         return Crop(small, lesion, region, field_, ring)
 
