@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,15 +13,9 @@ def test_overlays_say_which_pixels_they_drew():
     image = render(3, 320).image
     for seed in range(12):
         drawn, letters = draw_overlay(image, np.random.default_rng(seed), fonts=())
-        changed = (drawn.astype(int) - image).any(-1)
-        assert letters.any() and 0.0005 < letters.mean() < 0.3
-        assert not (changed & ~np.isin(np.arange(letters.size).reshape(letters.shape), _near(letters))).any()
-
-
-def _near(mask):
-    import cv2
-
-    return np.flatnonzero(cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))))
+        changed = np.abs(drawn.astype(int) - image).max(-1) > 24
+        near = cv2.dilate(letters.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        assert 0.0005 < letters.mean() < 0.3 and not (changed & ~near).any()
 
 
 def test_the_finder_trains_on_frames_without_text_only():

@@ -70,7 +70,7 @@ def test_copies_leave_and_the_rest_stays(sets, made):
     rows = [json.loads(line) for line in (made / "audit" / "likeness.jsonl").read_text().splitlines()]
     assert {r["train"] for r in rows if r["copied"]} == {"train0", "train3"} or all(r["correlation"] > 0.4 for r in rows if r["copied"])
     assert cv2.imread(str(made / "audit" / "closest.png")).std() > 20
-    assert len((made / "audit" / "removed.jsonl").read_text().splitlines()) == 2
+    assert len((made / "removed.jsonl").read_text().splitlines()) == 2
     again = audit(made, sets / "real")
     assert again["copied"] == [] and len(names(made)) == 4
 
@@ -82,8 +82,11 @@ def test_kept_copies_are_only_named(sets, made):
 
 
 def test_what_can_not_be_audited(sets, made, tmp_path):
-    with pytest.raises(UserError, match="synthetic cases"):
+    with pytest.raises(UserError, match="as synthetic and as real"):
         audit(made, made)
+    shutil.copytree(made, tmp_path / "again")
+    with pytest.raises(UserError, match="synthetic cases"):
+        audit(made, tmp_path / "again")
     with pytest.raises(UserError, match="held-out frames show pictures of"):
         held = [Case("twin", np.ascontiguousarray(c.image[:, ::-1]), np.ascontiguousarray(c.mask[:, ::-1])) for c in large(0, 1, "train")]
         write_data_set(tmp_path / "held", held)

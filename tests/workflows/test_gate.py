@@ -39,7 +39,10 @@ def test_every_case_has_a_verdict_and_only_kept_ones_stay_listed(made):
 def test_other_thresholds_need_no_new_look(made, monkeypatch):
     folder, judge = made
     first = gate_folder(folder, **judge)
-    monkeypatch.setattr(Gatekeeper, "see", lambda *args: pytest.fail("looked again"))
+    see = Gatekeeper.see  # those that pass now are compared with the training data for the first time; judges have nothing to do
+    monkeypatch.setattr(
+        Gatekeeper, "see", lambda self, subjects, needs: see(self, subjects, needs) if needs == {"training"} else pytest.fail(str(needs))
+    )
     everything = dict.fromkeys(
         ("lesion_drawn", "label_agreement", "missed_lesion", "in_view", "sharpness", "visible", "asked_agreement"), 0.0
     )

@@ -53,7 +53,7 @@ def draw_overlay(image: Image, rng: np.random.Generator, fonts: Sequence[str] | 
         edge = (0, 0, 0) if rng.random() < 0.35 else None
         for line in range(rng.integers(1, 5)):
             picture, letters = write(picture, letters, _text(rng), (x, y + round(line * 1.3 * size)), colour, edge)
-    return picture, letters > 100
+    return picture, letters > 48
 
 
 Writer = Callable[[Image, Mask, str, tuple[int, int], tuple[int, int, int], tuple[int, int, int] | None], tuple[Image, Mask]]

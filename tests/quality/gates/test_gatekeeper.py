@@ -77,7 +77,8 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(UserError, match="unknown key 'limit'"):
         read_gates(file)
     file.write_text("gates:\n  - in_view\n  - {name: visible, threshold: 3}\nrepeats: null\n")
-    assert read_gates(file).gates[1].threshold == 3 and read_gates(file).repeats is None
+    assert [r.name for r in read_gates(file).gates] == ["lesion_drawn", "in_view", "visible"]  # what isn't there can't be judged
+    assert read_gates(file).gates[2].threshold == 3 and read_gates(file).repeats is None
 
 
 def test_scores_are_found_again_until_their_gate_changes(tmp_path):
