@@ -13,10 +13,9 @@ from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
-from polypforge.masks.shapes import components
 from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.agreement import wilson_interval
-from polypforge.quality.audit.training import TrainingPictures, lesion_pictures
+from polypforge.quality.audit.training import TrainingPictures, lesion_pictures, lesions_of
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
 from polypforge.quality.gates.score_log import ScoreLog
@@ -31,7 +30,6 @@ from polypforge.workflows.opened import Opened
 BATCH = 32
 MOST_REAL = 300  # real lesions from which thresholds are taken
 MOST_HELD = 100  # held-out ones that are put to the test
-LEAST_LESION_PX = 60
 
 
 @dataclass
@@ -127,8 +125,7 @@ class Gating:
         for name in names:
             if log.missing(f"{name}#0"):
                 case = load(name)
-                parts = components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
-                waiting += [(f"{name}#{number}", Subject.real(case, part)) for number, part in enumerate(parts)]
+                waiting += [(f"{name}#{number}", Subject.real(case, part)) for number, part in enumerate(lesions_of(case))]
             if waiting and (len(waiting) >= BATCH or name == names[-1]):
                 others = {r.name for r in self.settings.gates if r.gate.needs != "training"}  # a real lesion is its own copy
                 for (key, _), scores in zip(waiting, self.keeper.scores([s for _, s in waiting], others), strict=True):

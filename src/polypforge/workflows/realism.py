@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Image, Mask, Request
 from polypforge.core.window import around_mask
+from polypforge.data.split import components
 from polypforge.features import Encoder
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
-from polypforge.masks.shapes import components
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
+from polypforge.quality.audit.training import lesions_of
 from polypforge.quality.critic import critic_auc
 from polypforge.quality.diversity import SIDE_PX, ms_ssim_within, vendi_score
 from polypforge.quality.gates import Subject, Verdict, artefacts
@@ -57,7 +58,9 @@ def realism(
         real = _real(opened, load)
         if real.looks:
             theirs = lesion_features(encoder, real.looks)
-            result["critic"] = _critic(_beside(theirs, real), _beside(features, own), real.groups + own.groups)
+            scenes = {c.name: f"scene {k}" for k, g in enumerate(components(opened.source.cases, opened.report.pairs)) for c in g}
+            groups = [scenes.get(name, name) for name in real.groups + own.groups]
+            result["critic"] = _critic(_beside(theirs, real), _beside(features, own), groups)
     return result
 
 
@@ -89,7 +92,7 @@ def _real(opened: Opened, load: LoadBackground) -> Lesions:
     lesions = Lesions()
     for i in numpy_rng(0, "critic").permutation(len(names))[:MOST]:
         case = load(names[i])
-        for part in components(case.mask, 60)[:1] if case.mask is not None else []:
+        for part in lesions_of(case)[:1]:
             lesions.add(Subject.real(case, part), names[i])
     return lesions
 

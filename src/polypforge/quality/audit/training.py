@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from polypforge.core.types import Case, Image, Mask
-from polypforge.masks.shapes import components
+from polypforge.masks.shapes import box_mask, components
 from polypforge.quality.audit.copies import CopyIndex, Match, View, frame_view, lesion_view
 
 LEAST_LESION_PX = 60
@@ -48,8 +48,10 @@ class TrainingPictures:
 
 
 def lesions_of(case: Case) -> Sequence[Mask]:
-    """Lesions large enough to be recognised."""
-    return components(case.mask, LEAST_LESION_PX) if case.mask is not None else []
+    """Lesions large enough to be recognised; of a case with boxes alone, the boxes."""
+    if case.mask is None:
+        return [box_mask(box, case.size) for box in case.boxes]
+    return components(case.mask, LEAST_LESION_PX)
 
 
 def lesion_pictures(case: Case, group: str) -> list[tuple[Origin, View]]:

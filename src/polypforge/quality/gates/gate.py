@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from polypforge.core.errors import UserError
@@ -39,11 +41,18 @@ class Gate:
 
     @property
     def version(self) -> str:
-        """A hash of the module that holds the score: scores on disk are used again only while it is unchanged."""
+        """A hash of the code of all gates and of this one's module: scores on disk are used again only while it is the same."""
         try:
-            return content_hash(inspect.getsource(inspect.getmodule(self.score) or self.score))
+            source = inspect.getsource(inspect.getmodule(self.score) or self.score)
         except (OSError, TypeError):  # typed at a prompt
-            return content_hash(self.score.__code__.co_code.hex())
+            source = self.score.__code__.co_code.hex()
+        return content_hash([_code(), source])
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """What scores depend on: everything in this room."""
+    return content_hash([path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))])
 
 
 GATES: dict[str, Gate] = {}
