@@ -56,6 +56,12 @@ class Window:
         return cv2.warpAffine(patch, inverse, (shape[1], shape[0]), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
+def whole_frame(size: tuple[int, int]) -> Window:
+    """The upright square that holds a frame of `size` (height, width)."""
+    height, width = size
+    return Window((width - 1) / 2, (height - 1) / 2, max(height, width))
+
+
 def around_mask(mask: Mask, scale: float, min_side_px: float) -> Window:
     """The upright window centred on the bounding box of `mask`: `scale` times its longer side, at least `min_side_px`."""
     ys, xs = np.nonzero(mask)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from polypforge.core.types import Image
 from polypforge.data.field_of_view import field_of_view
+from polypforge.data.local_features import local_features, unit
 from polypforge.data.overlays import overlay_text
 from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import dilate, erode
@@ -22,6 +23,7 @@ from polypforge.masks.shapes import dilate, erode
 THUMB_PX = 32
 WORK_PX = 360  # longer side for local features
 MAX_FEATURES = 400
+CONTRAST = 0.03
 VOTED = 4  # pictures with the most common features that are looked at closely
 CANDIDATES = 16  # nearest thumbnails of each kind that are looked at closely
 DUPLICATE_CORRELATION = 0.985
@@ -62,19 +64,10 @@ def fingerprint(image: Image) -> Fingerprint:
     grey = thumb.mean(-1)
     lab = cv2.cvtColor(cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB).astype(np.float32)
     text = cv2.resize(overlay_text(image).astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-    where = erode(field & ~dilate(text, 4), 0.02 * max(small.shape)).astype(np.uint8) * 255
+    where = erode(field & ~dilate(text, 4), 0.02 * max(small.shape))
     equal = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    points, descriptors = cv2.SIFT.create(MAX_FEATURES, contrastThreshold=0.03).detectAndCompute(equal, where)
-    if descriptors is None:
-        descriptors = np.zeros((0, 128), np.float32)
-    root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))  # RootSIFT (Arandjelovic 2012)
-    places = np.array([p.pt for p in points], np.float32).reshape(-1, 2)
-    return Fingerprint(_unit(grey), _unit(grey[:, ::-1]), _unit(lab), places, root.astype(np.float32))
-
-
-def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = values.reshape(-1) - values.mean()
-    return flat / max(1e-6, float(np.linalg.norm(flat)))
+    points, descriptors = local_features(equal, where, MAX_FEATURES, CONTRAST)
+    return Fingerprint(unit(grey), unit(grey[:, ::-1]), unit(lab), points, descriptors)
 
 
 def consistent_matches(a: Fingerprint, b: Fingerprint) -> tuple[int, int]:

@@ -91,18 +91,11 @@ def load_judge(folder: Path) -> Judge:
     return judge_class(name).load_pretrained(folder).eval()  # type: ignore[return-value]
 
 
-def agreement(judge: Judge, images: Sequence[Image], masks: Sequence[Mask], names: Sequence[str] | None = None) -> list[float]:
-    """IoU between each mask (not empty) and the prediction in a window around it: the gate's measure, on any labels.
-
-    names: of the cases, so that a cross-fitted judge doesn't judge what it learned.
-    """
+def agreement(judge: Judge, images: Sequence[Image], masks: Sequence[Mask]) -> list[float]:
+    """IoU between each mask (not empty) and the prediction in a window around it: the gate's measure, on any labels."""
     windows = [around_mask(m, WINDOW_SCALE, MIN_WINDOW_PX) for m in masks]
     size = judge.config.window_px
-    chances = np.zeros((len(masks), size, size), np.float32)
-    chosen = [judge.for_case(n) for n in names] if names is not None else [judge] * len(masks)
-    for each in {id(j): j for j in chosen}.values():
-        mine = [i for i, j in enumerate(chosen) if j is each]
-        chances[mine] = each.predict_in([images[i] for i in mine], [windows[i] for i in mine])
+    chances = judge.predict_in(images, windows)
     fields = [w.crop_mask(field_of_view(i), size) for i, w in zip(images, windows, strict=True)]
     return [iou((c > 0.5) & f, w.crop_mask(m, size) & f) for c, f, w, m in zip(chances, fields, windows, masks, strict=True)]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from polypforge.core.types import Case, Image, Mask, Request
-from polypforge.core.window import Window, around_mask
+from polypforge.core.window import Window, around_mask, whole_frame
 from polypforge.masks.shapes import region_mask
 
 REGION_COLOUR = (255, 214, 64)
@@ -37,17 +37,12 @@ def edit_strip(request: Request, source: Case | None, result: Case, side_px: int
     if request.region and source is not None:
         region = region_mask(request.region, result.size)
         return strip(source.image, result.image, region, label, around_mask(region, 1.9, 72), side_px)
-    before = np.full((side_px, side_px, 3), 235, np.uint8) if source is None else _whole(source.size).crop(source.image, side_px)
-    window = _whole(result.size)
+    before = np.full((side_px, side_px, 3), 235, np.uint8) if source is None else whole_frame(source.size).crop(source.image, side_px)
+    window = whole_frame(result.size)
     asked = np.repeat(window.crop_mask(label, side_px)[..., None], 3, 2).astype(np.uint8) * 255
     after = window.crop(result.image, side_px)
     gap = np.full((side_px, 3, 3), 255, np.uint8)
     return np.hstack([before, gap, asked, gap, after, gap, outlined(after, window.crop_mask(label, side_px), LABEL_COLOUR)])
-
-
-def _whole(size: tuple[int, int]) -> Window:
-    height, width = size
-    return Window((width - 1) / 2, (height - 1) / 2, max(height, width))
 
 
 def sheet(tiles: Sequence[Image], columns: int, gap_px: int = 4) -> Image:

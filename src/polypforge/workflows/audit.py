@@ -16,7 +16,7 @@ from polypforge.core.files import read_jsonl, write_json, write_jsonl
 from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Case, Image, Mask, Request
-from polypforge.core.window import Window, around_mask
+from polypforge.core.window import around_mask, whole_frame
 from polypforge.data.folder import METADATA, REMOVED
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
@@ -95,14 +95,11 @@ def audit(
     others = _open_real(heldout, layout, skip_bad, out / "heldout-check.json").source.cases if heldout else real.cases("test")
     groups = {c.name: f"group {k}" for k, g in enumerate(components(real.source.cases, real.report.pairs)) for c in g}
     whole = [c for c in made if _is_whole_frame(c)]
-    training = {"lesion": _indexed("lesions", members, groups)}
-    if whole or others:
-        training["frame"] = _indexed("frames", members, groups)
-    else:
-        training["frame"] = None
-    if training["lesion"] is None and training["frame"] is None:
+    kinds = ("lesion", "frame") if whole or others else ("lesion",)
+    training = {k: index for k in kinds if (index := _indexed(k, members, groups)) is not None}
+    if not training:
         raise UserError(f"{train} shows no lesion to compare with.")
-    compared = {k: _null(k, t) for k, t in training.items() if t is not None}
+    compared = {k: _null(k, t) for k, t in training.items()}
     twins = sorted({(a, b) for rows in compared.values() for a, b, m in rows if m.correlation > OVERLAP})
     if twins:
         console.print(
@@ -112,12 +109,11 @@ def audit(
     null = {k: rows for k, rows in null.items() if rows}
     thresholds = dict.fromkeys(compared, COPIED)
     thresholds |= {k: max(COPIED, float(np.quantile([m.correlation for m in v], 1 - false_positives / 2))) for k, v in null.items()}
-    unseen = {k: _look(k, t, others) for k, t in training.items() if t is not None}
+    unseen = {k: _matches(k, t, others, synthetic=False) for k, t in training.items()}
     _refuse_overlap(unseen.get("frame", []), train)
     found: list[Likeness] = []
     for kind, index in training.items():
-        if index is not None:
-            found += _likenesses(kind, index, whole if kind == "frame" else made, thresholds[kind])
+        found += _likenesses(kind, index, whole if kind == "frame" else made, thresholds[kind])
     copied = sorted({row.case for row in found if row.copied})
     features = _features(members, others, made, open_encoder(STARTER_ENCODER, device))
     result: dict[str, Any] = {
@@ -186,9 +182,9 @@ def _drawn(source: SourceCase, case: Case) -> list[Mask]:
     return [drawn] if drawn.any() else []
 
 
-def _indexed(what: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:
-    look = lesion_pictures if what == "lesions" else frame_pictures
-    found = each(f"looking at training {what}", lambda source: look(source.load(), groups[source.name]), cases)
+def _indexed(kind: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:
+    look = lesion_pictures if kind == "lesion" else frame_pictures
+    found = each(f"looking at training {kind}s", lambda source: look(source.load(), groups[source.name]), cases)
     pictures = [picture for part in found for picture in part]
     return TrainingPictures(pictures) if pictures else None
 
@@ -202,31 +198,29 @@ def _null(kind: str, training: TrainingPictures) -> list[tuple[str, str, Match]]
     ]
 
 
-def _look(kind: str, training: TrainingPictures, cases: Sequence[SourceCase]) -> list[tuple[str, int, Match]]:
-    """(case, number, match) of held-out real pictures."""
+def _matches(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], synthetic: bool) -> list[tuple[str, int, Match]]:
+    """(case, number of its lesion, match) of every frame, or of every lesion; of synthetic cases, of those that were drawn."""
 
     def look(source: SourceCase) -> list[tuple[str, int, Match]]:
         case = source.load()
-        views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in lesions_of(case)]
+        if kind == "frame":
+            views = [frame_view(case.image)]
+        else:
+            views = [lesion_view(case.image, m) for m in (_drawn(source, case) if synthetic else lesions_of(case))]
         return [(case.name, number, training.nearest(view)) for number, view in enumerate(views)]
 
-    return [row for rows in each(f"comparing held-out {kind}s", look, cases) for row in rows]
+    what = f"comparing {'synthetic' if synthetic else 'held-out'} {kind}s"
+    return [row for rows in each(what, look, cases) for row in rows]
 
 
 def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCase], threshold: float) -> list[Likeness]:
-    def look(source: SourceCase) -> list[Likeness]:
-        case = source.load()
-        views = [frame_view(case.image)] if kind == "frame" else [lesion_view(case.image, m) for m in _drawn(source, case)]
-        rows = []
-        for number, view in enumerate(views):
-            match = training.nearest(view)
-            if match.index >= 0:
-                origin = training.origins[match.index]
-                hit = match.correlation > threshold
-                rows.append(Likeness(case.name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
-        return rows
-
-    return [row for rows in each(f"comparing synthetic {kind}s", look, cases) for row in rows]
+    rows = []
+    for name, number, match in _matches(kind, training, cases, synthetic=True):
+        if match.index >= 0:
+            origin = training.origins[match.index]
+            hit = match.correlation > threshold
+            rows.append(Likeness(name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
+    return rows
 
 
 def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:
@@ -314,15 +308,10 @@ def _picture(rows: Sequence[Likeness], made: dict[str, SourceCase], members: dic
     for row in rows:
         ours, theirs = made[row.case].load(), members[row.train].load()
         if row.kind == "frame":
-            pictures = [_square(ours.image), _square(theirs.image)]
+            pictures = [whole_frame(c.size).crop(c.image, 200) for c in (ours, theirs)]
         else:
             lesions = _drawn(made[row.case], ours)[row.number], lesions_of(theirs)[row.train_number]
             pictures = [around_mask(m, 1.3, 32).crop(c.image, 200) for c, m in zip((ours, theirs), lesions, strict=True)]
         text = f"{row.kind}: correlation {row.correlation:.2f}, {row.matches} matches{', COPIED' if row.copied else ''}"
         tiles.append(PairTile(pictures[0], pictures[1], (f"{row.case[:26]} | {row.train[:26]}", text), row.copied))
     return pair_sheet(tiles)
-
-
-def _square(image: Image) -> Image:
-    height, width = image.shape[:2]
-    return Window((width - 1) / 2, (height - 1) / 2, max(height, width)).crop(image, 200)

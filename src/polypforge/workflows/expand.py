@@ -19,7 +19,7 @@ from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import LoadBackground, generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
 from polypforge.quality.gates.settings import read_gates
@@ -28,7 +28,7 @@ from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
-from polypforge.workflows.gating import Gating
+from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
@@ -90,12 +90,8 @@ def expand(
         raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
     set_offline(offline)
     asked = read_gates(gates, judges=tuple(judges)).with_thresholds(thresholds or {})
-    for name in (*asked.judges, *asked.detectors):
-        locate(name, offline)
     source = generator_source(recipe, model, offline)
-    if recipe_class(source.recipe).copies:
-        asked = asked.without("copied")
-        console.print(f"{source.recipe} takes lesions from the data: the result is no more private than the data.")
+    gating = Gating(gates_for([source.recipe], asked), device, offline)
     check_wish(want, recipe_class(source.recipe))
     settings = {
         "recipe": source.recipe,
@@ -103,7 +99,7 @@ def expand(
         "num": num,
         "model": source.model,
         "weights": weights_hash(source.folder) if source.folder else "",
-        "gates": asked.to_json() | {"weights": {name: weights_hash(locate(name, offline)) for name in (*asked.judges, *asked.detectors)}},
+        "gates": gating.settings.to_json() | {"weights": gating.weights},
         "layout": layout,
         "budget_seconds": budget_seconds,
         "want": [[q.share, dict(q.cell)] for q in quotas(want, [])] if want and want.endswith(".csv") else want,
@@ -119,7 +115,6 @@ def expand(
     _refuse_what_cannot_be_expanded(opened, load)
     claim(out, "expand", settings)
     keep_report(opened, cache)
-    gating = Gating(asked, device, offline)
     calibration = gating.calibrate(opened, load, work / "gates")
     gating.warn_uncalibrated()
     folder, model = source.folder, source.model

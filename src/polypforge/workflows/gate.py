@@ -26,9 +26,8 @@ from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.gates.settings import read_gates
 from polypforge.quality.refinement import judged_chance, refined_label, soft_label
-from polypforge.recipes import RECIPES, recipe_class
 from polypforge.reporting.gate_figure import ScoreLine, gate_figure
-from polypforge.workflows.gating import BATCH, Gating
+from polypforge.workflows.gating import BATCH, Gating, gates_for
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.realism import realism
 from polypforge.workflows.run_folder import RUN_FILE
@@ -71,10 +70,7 @@ def gate_folder(
     unknown = set(explain) - {r.id for r in requests} - {ALL}
     if unknown:
         raise UserError(f"--explain {sorted(unknown)[0]}: {folder} has no such case; ids are in its gate.jsonl.")
-    recipes = {str(json.loads(store.row(r.id)["provenance"]).get("recipe", "")) for r in requests}
-    if any(name in RECIPES and recipe_class(name).copies for name in recipes):
-        settings = settings.without("copied")
-        console.print(f"{', '.join(sorted(recipes))} takes lesions from the data: the result is no more private than the data.")
+    settings = gates_for((json.loads(store.row(r.id)["provenance"]).get("recipe", "") for r in requests), settings)
     gating = Gating(settings, device, offline)
     opened = _real_data(folder, data, layout, skip_bad)
     load = opened.loader() if opened else None

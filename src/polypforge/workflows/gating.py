@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from polypforge.quality.gates.settings import GateSettings
 from polypforge.quality.gates.verdict import Scores, decide
 from polypforge.quality.judges import load_judge
 from polypforge.quality.neighbours import descriptor, first_alike
+from polypforge.recipes import RECIPES, recipe_class
 from polypforge.workflows.device import device_of
 from polypforge.workflows.each import each
 from polypforge.workflows.opened import Opened
@@ -100,7 +101,7 @@ class Gating:
         for half in range(2):
             thresholds = self.keeper.calibrated(plain + (halves[1 - half] or rows["train"]))
             verdicts += [decide("", row, self.settings.gates, thresholds) for row in rows["val"][half::2]]
-        self.keeper.thresholds |= self.keeper.calibrated(plain + (halves[0] + halves[1] or rows["train"]))
+        self.keeper.calibrate(plain + (halves[0] + halves[1] or rows["train"]))
         failed = {r.name: sum(r.name in v.failed for v in verdicts) for r in self.settings.gates}
         passed = sum(v.kept for v in verdicts)
         return Calibration(
@@ -194,6 +195,15 @@ class Gating:
                 f"Not applied, for want of real lesions to take thresholds from or to compare with: {', '.join(idle)}. "
                 "Name the real data with --data, or give thresholds."
             )
+
+
+def gates_for(recipes: Iterable[str], settings: GateSettings) -> GateSettings:
+    """Without the gate against copies, and saying so, for recipes that take lesions from the data by design."""
+    takers = sorted(name for name in set(recipes) if name in RECIPES and recipe_class(name).copies)
+    if not takers:
+        return settings
+    console.print(f"{', '.join(takers)} takes lesions from the data: the result is no more private than the data.")
+    return settings.without("copied")
 
 
 def spoil_children(requests: Sequence[Request], verdicts: dict[str, Verdict]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.field_of_view import field_of_view
+from polypforge.data.local_features import local_features, unit
 from polypforge.data.overlays import overlay_text
 from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import bounding_box, dilate, erode
@@ -83,12 +84,9 @@ def _equalised(image: Image, where: Mask) -> View:
 
 
 def _described(grey: NDArray[np.uint8], where: Mask) -> View:
-    points, descriptors = cv2.SIFT.create(MAX_FEATURES, contrastThreshold=CONTRAST).detectAndCompute(grey, where.astype(np.uint8) * 255)
-    if descriptors is None:
-        descriptors = np.zeros((0, 128), np.float32)
-    root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6)).astype(np.float32)  # Arandjelovic 2012
+    points, descriptors = local_features(grey, where, MAX_FEATURES, CONTRAST)
     thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return View(grey, where, np.array([p.pt for p in points], np.float32).reshape(-1, 2), root, _unit(thumb))
+    return View(grey, where, points, descriptors, unit(thumb))
 
 
 class CopyIndex:
@@ -154,15 +152,10 @@ def aligned_correlation(a: View, b: View, transform: NDArray[np.float64]) -> flo
     where = cv2.warpAffine(a.where.astype(np.uint8), transform, size, flags=cv2.INTER_NEAREST).astype(bool) & b.where
     if where.sum() < 0.05 * where.size:
         return NONE
-    return float(_unit(_fine(moved)[where]) @ _unit(_fine(b.grey)[where]))
+    return float(unit(_fine(moved)[where]) @ unit(_fine(b.grey)[where]))
 
 
 def _fine(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What is larger than noise and smaller than light and shade."""
     values = grey.astype(np.float32)
     return cv2.GaussianBlur(values - cv2.GaussianBlur(values, (0, 0), 12), (0, 0), 1.5)
-
-
-def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = (values - values.mean()).reshape(-1)
-    return flat / max(1e-6, float(np.linalg.norm(flat)))

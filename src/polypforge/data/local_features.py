@@ -1,0 +1,24 @@
+"""Local features by which pictures are recognised, and the unit vectors they are compared as."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Mask
+
+
+def local_features(grey: NDArray[np.uint8], where: Mask, most: int, contrast: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(points (n, 2) x, y; descriptors (n, 128) of unit length), both float32: RootSIFT (Arandjelovic 2012) of the pixels `where`."""
+    points, descriptors = cv2.SIFT.create(most, contrastThreshold=contrast).detectAndCompute(grey, where.astype(np.uint8) * 255)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128), np.float32)
+    root = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6)).astype(np.float32)
+    return np.array([p.pt for p in points], np.float32).reshape(-1, 2), root
+
+
+def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flat, of zero mean and unit length, so that a product of two is their correlation."""
+    flat = (values - values.mean()).reshape(-1)
+    return flat / max(1e-6, float(np.linalg.norm(flat)))
