@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from polypforge.core.intervals import wilson_interval
 from polypforge.core.types import Case, Image, Mask
-from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.audit.copies import frame_view, lesion_view
 from polypforge.quality.audit.training import TrainingPictures, frame_pictures, lesion_pictures, lesions_of
 from polypforge.quality.gates.memory import COPIED

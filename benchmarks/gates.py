@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from polypforge.core.intervals import bootstrap_interval
 from polypforge.core.types import POLYP, Case
 from polypforge.generation.writer import CaseStore, read_requests
 from polypforge.models.locate import locate
-from polypforge.quality.agreement import bootstrap_interval
 from polypforge.quality.gates import Gatekeeper, Subject
 from polypforge.quality.gates.settings import read_gates
 from polypforge.quality.judges import agreement, load_judge

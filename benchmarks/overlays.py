@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from polypforge.core.intervals import bootstrap_interval
 from polypforge.data.layouts import open_source
 from polypforge.data.overlays import overlay_text
 from polypforge.phantom.overlays import draw_overlay, system_fonts
-from polypforge.quality.agreement import bootstrap_interval
 from polypforge.reporting.panels import sheet
 from polypforge.workflows.deidentify import FINDER, Deidentifier
 

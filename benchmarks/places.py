@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.intervals import bootstrap_interval
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, Box, Case, Request
 from polypforge.data.prepared import prepare
@@ -29,7 +30,6 @@ from polypforge.proposals.places import loosened, region_polygon
 from polypforge.proposals.proposer import Proposer, ProposerConfig
 from polypforge.proposals.ranking import AGREE, box_ious
 from polypforge.proposals.retrieval import RetrievalConfig
-from polypforge.quality.agreement import bootstrap_interval
 from polypforge.recipes import Job, load_recipe
 from polypforge.workflows.encoder import open_encoder
 from polypforge.workflows.opened import open_checked

@@ -25,11 +25,11 @@ import torch
 from polypforge.cli.options import duration
 from polypforge.core.files import write_json
 from polypforge.core.images import write_png
+from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
 from polypforge.models.locate import locate
 from polypforge.proposals.plan import PlanConfig
-from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gates import Subject
 from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import load_judge

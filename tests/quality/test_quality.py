@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.window import around_mask
 from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
-from polypforge.quality.agreement import bootstrap_interval, iou, wilson_interval
+from polypforge.quality.agreement import iou
 from polypforge.quality.judges import agreement
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter

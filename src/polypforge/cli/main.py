@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from polypforge.cli import data as data_commands
+from polypforge.cli.evaluation import downstream
 from polypforge.cli.options import (
     BatchSize,
     Device,
@@ -156,7 +157,7 @@ def train(
     )
 
 
-for command in (plan, references, propose, gate, audit):
+for command in (plan, references, propose, gate, audit, downstream):
     app.command()(command)
 
 

@@ -41,6 +41,10 @@ class Trainable(nn.Module, ABC):
     def training_batch(self, pool: Sequence[Any], batch_size: int, rng: np.random.Generator) -> Batch:
         """Random examples as CPU tensors; a pure function of its arguments."""
 
+    def validation_batch(self, pool: Sequence[Any], count: int, rng: np.random.Generator) -> Batch:
+        """What `validation_losses` is asked about: by default `count` random examples."""
+        return self.training_batch(pool, count, rng)
+
     @abstractmethod
     def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
         """Shapes of `training_batch` for `count` examples, by name: what --dry-run measures with."""

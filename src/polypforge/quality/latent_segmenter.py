@@ -43,6 +43,7 @@ class LatentSegmenterConfig:
     )
     clean_weight: float = 1.0
     dice_weight: float = 1.0
+    decoded_share: float = 1.0
     start_share: float = 0.5
     window_px: int = 96
     window_scale: tuple[float, float] = (1.35, 3.6)
@@ -51,8 +52,8 @@ class LatentSegmenterConfig:
     def __post_init__(self) -> None:
         if self.window_px % 2 ** len(self.vision):
             raise ValueError("window_px must be a multiple of 2 ** len(vision)")
-        if self.clean_weight < 0 or self.dice_weight < 0 or not 0 <= self.start_share <= 1:
-            raise ValueError("weights are not negative, start_share is a share")
+        if self.clean_weight < 0 or self.dice_weight < 0 or not 0 <= self.start_share <= 1 or not 0 < self.decoded_share <= 1:
+            raise ValueError("weights are not negative, start_share and decoded_share are shares")
 
 
 class LatentSegmenter(Judge):
@@ -95,8 +96,9 @@ class LatentSegmenter(Judge):
         times = torch.where(torch.rand(len(mask), generator=generator) < config.start_share, last, times)
         errors = self.diffusion.errors(self._network, target, self.condition(batch["image"]), generator, times)
         clean = (errors.clean - target).abs().mean()
-        chance = self.decode(errors.clean) * batch["field"]
-        truth = mask * batch["field"]
+        few = slice(max(round(len(mask) * config.decoded_share), 1))
+        chance = self.decode(errors.clean[few]) * batch["field"][few]
+        truth = (mask * batch["field"])[few]
         dice = 1 - (2 * (chance * truth).sum() + 1) / (chance.sum() + truth.sum() + 1)
         total = errors.mean() + config.clean_weight * clean + config.dice_weight * dice
         return total, {"error": errors.each.detach().mean(), "clean": clean.detach(), "dice": dice.detach()}

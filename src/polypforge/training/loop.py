@@ -172,7 +172,9 @@ class Trainer:
         if not self._is_main or not self.validation_pool or self._validated_at == self.progress.step:
             return
         self._validated_at = self.progress.step
-        batch = self.model.training_batch(self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation"))
+        batch = self.model.validation_batch(
+            self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation")
+        )
         batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
         with self.ema.applied(self.model), torch.no_grad(), self._autocast():
             self.model.eval()

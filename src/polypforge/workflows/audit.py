@@ -14,6 +14,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, write_json, write_jsonl
 from polypforge.core.images import write_png
+from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Case, Image, Mask, Request
 from polypforge.core.window import around_mask, whole_frame
@@ -23,7 +24,6 @@ from polypforge.data.source import Source, SourceCase
 from polypforge.data.split import components
 from polypforge.features import Encoder
 from polypforge.models.locate import locate, set_offline
-from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.audit.copies import Match, frame_view, lesion_view
 from polypforge.quality.audit.distances import set_distances
 from polypforge.quality.audit.membership import case_losses, membership

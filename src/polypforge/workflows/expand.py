@@ -35,6 +35,7 @@ from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
+SUMMARY = "summary.json"  # written last: where it is, the set is whole
 MOST_TRIES = 6  # requests made per case asked for, before giving up
 
 
@@ -159,7 +160,7 @@ def expand(
         if not verdicts[request.id].kept:
             reasons[verdicts[request.id].reason] = reasons.get(verdicts[request.id].reason, 0) + 1
     result = ExpandResult(out, report, len(accepted), len(finals), len(real_rows), reasons, round(time.monotonic() - started, 1))
-    write_json(out / "summary.json", result.to_json())
+    write_json(out / SUMMARY, result.to_json())
     if len(accepted) < num:
         console.print(f"Only {len(accepted)} of {num} cases passed the gate after {len(finals)} tries: see {report}.")
     return result

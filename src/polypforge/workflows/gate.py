@@ -16,13 +16,13 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json, write_jsonl
 from polypforge.core.images import write_png
+from polypforge.core.intervals import wilson_interval
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
 from polypforge.data.folder import METADATA
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore, read_requests
 from polypforge.models.locate import set_offline
-from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.gates.settings import read_gates
 from polypforge.quality.refinement import judged_chance, refined_label, soft_label

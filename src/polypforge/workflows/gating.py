@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from polypforge.core.console import console
+from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.models.locate import locate, weights_hash
-from polypforge.quality.agreement import wilson_interval
 from polypforge.quality.audit.training import TrainingPictures, lesion_pictures, lesions_of
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict

@@ -9,13 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.types import Attributes, Case, Image, Mask, Request
 from polypforge.core.window import around_mask
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import bounding_box, components, region_mask
 from polypforge.proposals.census import measure_lesions
-from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.reporting.charts import paired_histogram, place_map

@@ -14,6 +14,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import whole_folder, write_json, write_text
 from polypforge.core.images import write_png
+from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
@@ -23,7 +24,6 @@ from polypforge.models.first_stage import FirstStage
 from polypforge.models.overlay_finder import OverlayFinder
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.plan import PlanConfig, Planner
-from polypforge.quality.agreement import bootstrap_interval, wilson_interval
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import agreement

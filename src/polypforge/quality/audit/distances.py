@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 
-from polypforge.quality.agreement import wilson_interval
+from polypforge.core.intervals import wilson_interval
 
 Features = NDArray[np.float32]
 LEAST_IN_CELL = 5

@@ -1,0 +1,41 @@
+"""`polypforge downstream`: does it help?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polypforge.cli.options import Device, JsonOut, Layout, Offline, SkipBad, emit
+
+
+def downstream(
+    train: Annotated[Path, typer.Option(help="Labelled real cases; its own test split, if it has one, is tested on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the experiment. The same command resumes it.")],
+    plan: Annotated[
+        str | None, typer.Argument(help="A shipped plan (fair ...) or a YAML file; without one: real cases with and without --synthetic.")
+    ] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="Synthetic pairs of any maker: the supply `given` of the plan.")] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="Other real cases to test on; may be repeated.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value of the plan: sizes=[16,32]; may be repeated.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trainings at a time; default: one for each GPU, or for each core.")] = None,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Does it help? Train segmenters or detectors with and without synthetic cases and compare them on real ones."""
+    from polypforge.core.errors import UserError
+    from polypforge.workflows.downstream import downstream as run
+
+    if plan is None and synthetic is None:
+        raise UserError("give a plan (polypforge downstream fair ...) or --synthetic FOLDER.")
+    given = [f"supplies.given.folder={json.dumps(str(synthetic))}"] if synthetic else []
+    result = run(
+        plan or "compare", train, out, tests=test or (), assignments=[*given, *(set_ or ())], layout=layout, workers=workers,
+        skip_bad=skip_bad, device=device, offline=offline,
+    )  # fmt: skip
+    emit(result, as_json, "\n".join([*result["words"], f"{result['out']}/results.md"]))

@@ -1,0 +1,82 @@
+"""How real and synthetic examples come together in the batches of a downstream network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+MODES = ("pool", "share", "add", "replace")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """mode and amount:
+
+    pool: all examples are one set; amount: synthetic examples for each real one, or, from 10 up, their number (CondPolypDiff, DiffAug).
+    share: an example is synthetic with probability amount, however many there are.
+    add: each real example comes, with `probability`, together with `amount` synthetic ones that were made from it (diffuse-gen, text).
+    replace: with `probability` it gives way to one of the first `amount` made from it (diffuse-gen, captions).
+    """
+
+    mode: str = "pool"
+    amount: float = 1.0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"a mix is one of {', '.join(MODES)}, not '{self.mode}'")
+        if self.amount < 0 or (self.mode == "share" and self.amount > 1) or not 0 <= self.probability <= 1:
+            raise ValueError("amount is not negative, shares and probabilities lie between 0 and 1")
+
+    def count(self, real: int) -> int | None:
+        """How many synthetic examples this uses beside `real` real ones; None: as many as there are."""
+        if self.mode == "share":
+            return None if self.amount else 0
+        if self.mode == "pool":
+            return round(self.amount if self.amount >= 10 else self.amount * real)
+        return round(self.amount) * real
+
+
+@dataclass
+class Mixture(Sequence[T]):
+    """Draws examples. children: for add and replace, the synthetic examples of each real one, by its index."""
+
+    real: Sequence[T]
+    synthetic: Sequence[T] = ()
+    mix: Mix = field(default_factory=Mix)
+    children: Mapping[int, Sequence[T]] = field(default_factory=dict)
+    augment: str = "none"
+
+    def __post_init__(self) -> None:
+        if not self.real and not self.synthetic:
+            raise ValueError("there is nothing to draw from")
+
+    def __len__(self) -> int:
+        return len(self.real) + len(self.synthetic)
+
+    def __getitem__(self, index):
+        return [*self.real, *self.synthetic][index]
+
+    def draw(self, rng: np.random.Generator) -> T:
+        """One example; every draw is independent of the others."""
+        if not self.synthetic:
+            return self.real[rng.integers(len(self.real))]
+        if not self.real:
+            return self.synthetic[rng.integers(len(self.synthetic))]
+        mode, amount, chance = self.mix.mode, self.mix.amount, self.mix.probability
+        if mode == "pool":
+            index = int(rng.integers(len(self)))
+            return self.real[index] if index < len(self.real) else self.synthetic[index - len(self.real)]
+        if mode == "share":
+            pool = self.synthetic if rng.random() < amount else self.real
+            return pool[rng.integers(len(pool))]
+        index = int(rng.integers(len(self.real)))
+        made = list(self.children.get(index, ()))[: round(amount)]
+        # "add" as a share of what is drawn: a real example and, with `chance`, all of its children
+        synthetic = chance * len(made) / (1 + chance * len(made)) if mode == "add" else chance
+        return made[rng.integers(len(made))] if made and rng.random() < synthetic else self.real[index]

@@ -1,0 +1,197 @@
+"""A downstream experiment as a plan: which arms are trained on what, how often, and against what they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from polypforge.core.config import from_dict, override, read_yaml
+from polypforge.core.errors import UserError
+from polypforge.core.seeding import content_hash
+from polypforge.evaluation.augment import AUGMENTATIONS
+from polypforge.evaluation.mixture import MODES, Mix
+
+ALL = 0  # as a number of labelled cases
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Where an arm's synthetic cases come from.
+
+    recipe, model, gates, judge, budget_seconds: as for `expand`, which makes them from the very labelled cases that the arm learns from.
+    per_real, most: how many: per_real for each labelled case, at most `most`. folder: made elsewhere.
+    """
+
+    recipe: str = "forge"
+    model: str = ""
+    gates: str = "starter"
+    judge: str = ""
+    budget_seconds: float | None = None
+    per_real: float = 2.0
+    most: int = 100000
+    folder: str = ""
+
+    def count(self, real: int) -> int:
+        return max(1, min(self.most, round(self.per_real * real)))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training. augment: none, flips or strong. real: share of the labelled cases that it learns from (0: synthetic only).
+    synthetic: name of a supply, or "". mode, amounts, probability: see `Mix`; with `choose`, the best amount is taken by validation on the
+    first seed of each draw; without it, each amount is an arm of its own."""
+
+    augment: str = "flips"
+    real: float = 1.0
+    synthetic: str = ""
+    mode: str = "share"
+    amounts: tuple[float, ...] = (0.5,)
+    probability: float = 0.5
+    choose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTATIONS or self.mode not in MODES:
+            raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}; mode one of {', '.join(MODES)}")
+        if not 0 <= self.real <= 1 or (not self.real and not self.synthetic) or not self.amounts:
+            raise ValueError("an arm learns from real cases, synthetic ones or both, with at least one amount")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: network, size (labelled cases), draw of them, seed, arm and amount (None for an arm without synthetic cases)."""
+
+    network: str
+    size: int
+    draw: int
+    seed: int
+    arm: str
+    amount: float | None
+
+    @property
+    def label(self) -> str:
+        amount = "" if self.amount is None else f" {self.amount:g}"
+        return f"{self.network}, {self.size or 'all'} cases, draw {self.draw}, seed {self.seed}, {self.arm}{amount}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """title, question: what it is about. baseline: the arm that the others are compared with. sizes: numbers of labelled cases (0: all).
+    draws: how often they are drawn; seeds: trainings for each draw. validation: cases that choose checkpoint and amount. normal: frames
+    without lesion that every arm gets beside them. task: segmentation or detection. networks, training: by name; settings of all."""
+
+    title: str
+    baseline: str
+    arms: Mapping[str, Arm]
+    supplies: Mapping[str, Supply]
+    networks: Mapping[str, Mapping[str, Any]]
+    training: Mapping[str, Any]
+    task: str = "segmentation"
+    question: str = ""
+    sizes: tuple[int, ...] = (ALL,)
+    draws: int = 1
+    seeds: int = 1
+    validation: int = 32
+    normal: int = 0
+    published: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise ValueError(f"the baseline '{self.baseline}' is no arm: choose one of {', '.join(self.arms)}")
+        if self.task not in ("segmentation", "detection"):
+            raise ValueError("task is segmentation or detection")
+        for name, arm in self.arms.items():
+            if arm.synthetic and arm.synthetic not in self.supplies:
+                raise ValueError(f"arm '{name}' asks for synthetic cases '{arm.synthetic}', which supplies doesn't describe")
+        if (
+            min(self.draws, self.seeds, self.validation) < 1
+            or not self.sizes
+            or min(self.sizes) < 0
+            or self.normal < 0
+            or not self.networks
+        ):
+            raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty")
+
+    def first_cells(self) -> list[Cell]:
+        """Every training whose amount is known beforehand: all but the later seeds of arms that choose."""
+        return [
+            Cell(network, size, draw, seed, name, amount)
+            for size in self.sizes for draw in range(self.draws) for network in self.networks for seed in range(self.seeds)
+            for name, arm in self.arms.items() if not (arm.choose and seed)
+            for amount in (arm.amounts if arm.synthetic else (None,))
+        ]  # fmt: skip
+
+    def later_cells(self, chosen: Mapping[tuple[str, int, int, str], float]) -> list[Cell]:
+        """The rest, once `chosen` tells the amount of (network, size, draw, arm)."""
+        found = []
+        for (network, size, draw, arm), amount in chosen.items():
+            found += [Cell(network, size, draw, seed, arm, amount) for seed in range(1, self.seeds)]
+        return found
+
+    def count_later(self) -> int:
+        """How many trainings `later_cells` will give."""
+        choosing = sum(arm.choose for arm in self.arms.values())
+        return choosing * len(self.networks) * len(self.sizes) * self.draws * (self.seeds - 1)
+
+    def cell_id(self, cell: Cell) -> str:
+        """A hash of the cell and of all that describes it here, so that a plan may grow without losing what was done."""
+        arm = self.arms[cell.arm]
+        supply = asdict(self.supplies[arm.synthetic]) if arm.synthetic else None
+        way = asdict(arm) | {"amounts": (), "choose": False}
+        return content_hash(
+            [asdict(cell), way, supply, self.networks[cell.network], self.training, self.task, self.validation, self.normal]
+        )
+
+    def supply_id(self, name: str) -> str:
+        return f"{name}-{content_hash(asdict(self.supplies[name]), 6)}"
+
+    def mix(self, cell: Cell) -> Mix:
+        arm = self.arms[cell.arm]
+        return Mix(arm.mode, cell.amount if cell.amount is not None else 0.0, arm.probability)
+
+
+def read_plan(name: str | Path, assignments: tuple[str, ...] = ()) -> Plan:
+    """A shipped plan by name, or a YAML file. Raises UserError that names the key."""
+    path = shipped_plan(str(name))
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise UserError(f"{name} is no plan: give a YAML file or one of {', '.join(shipped_plans())}.")
+    return plan_from(override(read_yaml(path), assignments), str(path))
+
+
+def plan_from(values: Mapping[str, Any], where: str) -> Plan:
+    """From plain values. Raises UserError."""
+    known = set(Plan.__dataclass_fields__)
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise UserError(f"{where}: unknown key '{unknown[0]}'; known keys are {', '.join(sorted(known))}.")
+    missing = [key for key in ("title", "baseline", "arms", "networks", "training") if key not in values]
+    if missing:
+        raise UserError(f"{where}: '{missing[0]}' is missing.")
+    for key in ("arms", "supplies", "networks", "training"):
+        if not isinstance(values.get(key, {}), Mapping):
+            raise UserError(f"{where}: {key} must be a mapping.")
+    rest = {k: v for k, v in values.items() if k not in ("arms", "supplies", "networks", "training", "published", "sizes")}
+    try:
+        return Plan(
+            arms={str(k): from_dict(Arm, v or {}, f"{where}: arms: {k}") for k, v in values["arms"].items()},
+            supplies={str(k): from_dict(Supply, v or {}, f"{where}: supplies: {k}") for k, v in (values.get("supplies") or {}).items()},
+            networks=dict(values["networks"]),
+            training=dict(values["training"]),
+            sizes=tuple(int(n) for n in values.get("sizes", (ALL,))),
+            published=tuple(values.get("published") or ()),
+            **rest,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}.") from error
+
+
+def shipped_plan(name: str) -> Path:
+    return Path(str(files("polypforge") / "configs" / "plans" / f"{name}.yaml"))
+
+
+def shipped_plans() -> list[str]:
+    return sorted(p.stem for p in Path(str(files("polypforge") / "configs" / "plans")).glob("*.yaml"))

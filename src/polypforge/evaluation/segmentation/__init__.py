@@ -1,0 +1,1 @@
+"""Lesion segmentation as a downstream task: networks, and scores of their predictions."""

@@ -1,0 +1,142 @@
+"""Scores of predicted masks: of each image, and of a set with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Image, Mask
+from polypforge.masks.shapes import dilate
+
+SIZES = {"small": (0.0, 0.03), "medium": (0.03, 0.12), "large": (0.12, 1.01)}  # lesion area / image area
+FLAT_LOOKING = 8.0  # CIELAB distance between lesion and surroundings below which a lesion counts as flat-looking
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """Pixels of one image, told right and wrong. hausdorff95: of the two boundaries, in shares of the image's diagonal; 1 when exactly one
+    mask is empty. size: lesion area / image area. contrast: CIELAB distance between the lesion's and its surroundings' mean colour; NaN
+    without a lesion. group: images of one group (patient, video) are no independent witnesses."""
+
+    case: str
+    group: str
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+    hausdorff95: float
+    size: float
+    contrast: float
+
+    @property
+    def dice(self) -> float:
+        return float(MEASURES["dice"](self.counts))
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        return np.array([self.true_positive, self.false_positive, self.false_negative, self.true_negative], np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _ratio(above: NDArray, below: NDArray, empty: float) -> NDArray:
+    """above / below; `empty` where both are 0."""
+    return np.where(below > 0, above / np.maximum(below, 1), empty)
+
+
+# Of counts (..., 4): true positive, false positive, false negative, true negative. An image without lesion in which none is found is right.
+MEASURES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "dice": lambda c: _ratio(2 * c[..., 0], 2 * c[..., 0] + c[..., 1] + c[..., 2], 1.0),
+    "iou": lambda c: _ratio(c[..., 0], c[..., 0] + c[..., 1] + c[..., 2], 1.0),
+    "precision": lambda c: _ratio(c[..., 0], c[..., 0] + c[..., 1], 1.0),
+    "sensitivity": lambda c: _ratio(c[..., 0], c[..., 0] + c[..., 2], 1.0),
+    "false_negative_rate": lambda c: _ratio(c[..., 2], c[..., 0] + c[..., 2], 0.0),
+    "accuracy": lambda c: (c[..., 0] + c[..., 3]) / c.sum(-1),
+}
+
+
+def score_image(case: str, group: str, image: Image, truth: Mask, chance: NDArray[np.float32], threshold: float = 0.5) -> ImageScore:
+    """image, truth and the predicted probability (H, W) at the image's own size."""
+    found = chance > threshold
+    both = int((truth & found).sum())
+    wrong, missed = int(found.sum()) - both, int(truth.sum()) - both
+    return ImageScore(
+        case, group, both, wrong, missed, truth.size - both - wrong - missed,
+        hausdorff95(truth, found), float(truth.mean()), colour_contrast(image, truth),
+    )  # fmt: skip
+
+
+def hausdorff95(a: Mask, b: Mask) -> float:
+    """95th percentile of the distances from either boundary to the other, in shares of the diagonal; 0 for two empty masks."""
+    if not a.any() or not b.any():
+        return float(a.any() != b.any())
+    edges = [_edge(m) for m in (a, b)]
+    far = [cv2.distanceTransform((~e).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for e in edges]
+    distances = np.concatenate([far[1][edges[0]], far[0][edges[1]]])
+    return float(np.quantile(distances, 0.95) / np.hypot(*a.shape))
+
+
+def _edge(mask: Mask) -> Mask:
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
+
+
+def colour_contrast(image: Image, lesion: Mask) -> float:
+    """CIELAB distance between the mean colours inside and in a ring around the lesion; NaN without a lesion or a ring."""
+    scale = min(1.0, 160 / max(lesion.shape))
+    size = (max(1, round(lesion.shape[1] * scale)), max(1, round(lesion.shape[0] * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(lesion.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
+    if not inside.any():
+        return float("nan")
+    ring = dilate(inside, max(2.0, 0.25 * float(np.sqrt(inside.sum())))) & ~inside & (small.max(-1) > 20)
+    if not ring.any():
+        return float("nan")
+    lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return float(np.linalg.norm(lab[inside].mean(0) - lab[ring].mean(0)))
+
+
+def summarise(scores: Sequence[ImageScore], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """{"n", "groups", "imagewise": {measure: {"value", "interval"}}, "micro": ..., "by": {kind: {"n", "dice", "interval"}}}.
+
+    imagewise: mean over images (micro-imagewise of segmentation-models-pytorch); micro: of all pixels summed. Intervals: 95 %, bootstrap
+    over groups. Raises ValueError for no scores.
+    """
+    if not scores:
+        raise ValueError("there is nothing to summarise")
+    counts = np.stack([s.counts for s in scores])
+    names = sorted({s.group for s in scores})
+    index = np.array([names.index(s.group) for s in scores])
+    weights = _resampled_weights(index, len(names), resamples, seed)
+    each = {name: measure(counts) for name, measure in MEASURES.items()} | {"hausdorff95": np.array([s.hausdorff95 for s in scores])}
+    imagewise = {name: {"value": float(v.mean()), "interval": _quantiles(weights @ v / weights.sum(1))} for name, v in each.items()}
+    pooled = weights @ counts
+    micro = {n: {"value": float(m(counts.sum(0))), "interval": _quantiles(m(pooled))} for n, m in MEASURES.items()}
+    kinds = {f"{name} lesions": [low <= s.size < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
+    kinds |= {"flat-looking": [s.contrast < FLAT_LOOKING for s in scores], "raised-looking": [s.contrast >= FLAT_LOOKING for s in scores]}
+    kinds["without lesion"] = [s.size == 0 for s in scores]
+    by = {}
+    for kind, picked in kinds.items():
+        chosen = np.array(picked)
+        if chosen.any():
+            sums = weights[:, chosen].sum(1)
+            draws = (weights[:, chosen] @ each["dice"][chosen])[sums > 0] / sums[sums > 0]
+            by[kind] = {"n": int(chosen.sum()), "dice": float(each["dice"][chosen].mean()), "interval": _quantiles(draws)}
+    return {"n": len(scores), "groups": len(names), "imagewise": imagewise, "micro": micro, "by": by}
+
+
+def _resampled_weights(index: NDArray[np.int64], groups: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """(resamples, n): how often each image counts when groups are drawn with replacement."""
+    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
+    return drawn[:, index].astype(np.float64)
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,37 @@
+"""Segmentation as a task of a downstream plan: its network, its scores, its main figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polypforge.core.types import Case
+from polypforge.evaluation.comparison import Statistic, mean_of
+from polypforge.evaluation.segmentation.network import LesionSegmenter
+from polypforge.evaluation.segmentation.scores import ImageScore, score_image, summarise
+
+NAME = "segmentation"
+MAIN = "Dice"
+Network = LesionSegmenter
+
+
+def score(network: LesionSegmenter, cases: Iterable[Case]) -> list[dict[str, Any]]:
+    """A row for each case, in order."""
+    rows = []
+    for case in cases:
+        if case.mask is not None:
+            chance = network.predict([case.image])[0]
+            rows.append(score_image(case.name, case.group, case.image, case.mask, chance).to_json())
+    return rows
+
+
+def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
+    """Mean Dice over images, for each run."""
+    return mean_of(np.array([[ImageScore(**row).dice for row in rows] for rows in runs]))
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All measures with intervals."""
+    return summarise([ImageScore(**row) for row in rows])

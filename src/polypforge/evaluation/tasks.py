@@ -1,0 +1,14 @@
+"""What a downstream network can be trained for, by name."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from polypforge.evaluation.segmentation import task as segmentation
+
+TASKS: dict[str, ModuleType] = {segmentation.NAME: segmentation}
+
+
+def task_of(name: str) -> ModuleType:
+    """A module with NAME, MAIN (the figure that is compared), Network, `score`, `statistic` and `summary`."""
+    return TASKS[name]

@@ -1,0 +1,90 @@
+"""Which labelled cases each run of a downstream plan learns from, chooses by and is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from polypforge.core.errors import UserError
+from polypforge.core.seeding import content_hash, numpy_rng
+from polypforge.core.types import NORMAL
+from polypforge.data.source import SourceCase
+from polypforge.data.split import components
+from polypforge.evaluation.plan import ALL, Plan
+from polypforge.workflows.opened import Opened, keep_report, open_checked
+from polypforge.workflows.overlap import refuse_overlap
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation."""
+
+    number: int
+    learned: Mapping[int, tuple[SourceCase, ...]]
+    validation: tuple[SourceCase, ...]
+
+
+def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
+    """Whole groups of near-duplicates go to one side. Raises UserError when the data are too few."""
+    usable = [c for c in opened.source.cases if c.split in ("train", "val")]
+    lesions = {c.name for c in usable if _shows_lesion(c)}
+    groups = components(usable, opened.report.pairs)
+    normal = [c for c in usable if c.name not in lesions]
+    needed = max(plan.sizes) + plan.validation
+    if len(lesions) < max(needed, plan.validation + 4):
+        raise UserError(
+            f"{opened.source.path} has {len(lesions)} labelled training cases with a lesion, but the plan needs {needed}: give more "
+            "data, or ask for fewer with --set sizes=[...] --set validation=N."
+        )
+    if plan.normal > len(normal):
+        raise UserError(
+            f"{opened.source.path} has {len(normal)} frames without lesion, but the plan asks for {plan.normal}: --set normal=N."
+        )
+    draws = []
+    for number in range(plan.draws):
+        rng = numpy_rng("downstream draw", number)
+        order = [case for k in rng.permutation(len(groups)) for case in groups[k] if case.name in lesions]
+        of_group = {case.name: k for k, members in enumerate(groups) for case in members}
+        validation = order[: plan.validation]
+        taken = {of_group[c.name] for c in validation}
+        rest = [c for c in order[plan.validation :] if of_group[c.name] not in taken]
+        extra = [normal[i] for i in sorted(rng.permutation(len(normal))[: plan.normal]) if of_group[normal[i].name] not in taken]
+        if len(rest) < max(plan.sizes):
+            raise UserError(
+                f"{opened.source.path}: near-duplicates of validation cases leave {len(rest)} of {max(plan.sizes)} cases: lower sizes."
+            )
+        learned = {n: tuple(replace(c, split="train") for c in [*(rest if n == ALL else rest[:n]), *extra]) for n in plan.sizes}
+        draws.append(Draw(number, learned, tuple(validation)))
+    return draws
+
+
+def _shows_lesion(case: SourceCase) -> bool:
+    if case.label:
+        return case.label != NORMAL
+    return case.read_masks is not None and any(mask.any() for mask in case.read_masks().values())
+
+
+def open_tests(
+    opened: Opened, folders: Sequence[Path], learned: Sequence[SourceCase], checks: Path, skip_bad: bool
+) -> dict[str, tuple[SourceCase, ...]]:
+    """Name -> cases: the training folder's own test split, and that of every other folder, or all of it.
+
+    Raises UserError when there is nothing to test on, or when a test frame shows what a network may learn from.
+    """
+    tests: dict[str, tuple[SourceCase, ...]] = {}
+    own = opened.cases("test")
+    if own:
+        tests[f"{opened.source.path.name} (test)"] = tuple(own)
+    for folder in folders:
+        cache = checks / f"{content_hash(str(folder.resolve()))}.json"
+        other = open_checked(folder, skip_bad=skip_bad, cache=cache, min_cases=1)
+        keep_report(other, cache)
+        cases = other.cases("test") or other.source.cases
+        if not cases:
+            raise UserError(f"{folder} holds no case to test on.")
+        refuse_overlap(learned, cases, f"{opened.source.path} and the test cases of {folder}", checks / f"overlap-{cache.name}")
+        tests[folder.name if folder.name not in tests else str(folder)] = tuple(cases)
+    if not tests:
+        raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
+    return tests

@@ -1,0 +1,114 @@
+"""One training of a downstream plan, in a process of its own: learn, choose the checkpoint by validation, score the test cases."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polypforge.core.config import from_dict
+from polypforge.core.console import console
+from polypforge.core.files import write_json
+from polypforge.core.seeding import numpy_rng, seed_from
+from polypforge.core.types import Case
+from polypforge.data.source import SourceCase
+from polypforge.evaluation.mixture import Mix, Mixture
+from polypforge.evaluation.plan import Cell
+from polypforge.evaluation.tasks import task_of
+from polypforge.training.config import TrainingConfig
+from polypforge.training.loop import Trainer
+
+KEPT_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with all that it needs; travels to the process that trains it. training: of TrainingConfig, and `epochs`. result: the file
+    that it writes."""
+
+    cell: Cell
+    result: Path
+    task: str
+    network: Mapping[str, Any]
+    training: Mapping[str, Any]
+    augment: str
+    mix: Mix
+    real: tuple[SourceCase, ...]
+    synthetic: tuple[SourceCase, ...]
+    parents: tuple[str, ...]
+    validation: tuple[SourceCase, ...]
+    tests: Mapping[str, tuple[SourceCase, ...]]
+    device: str
+
+
+_LOADED: dict[Path, Case] = {}  # of this process: the next cell asks for the same frames
+
+
+def _load(source: SourceCase) -> Case:
+    if source.image_path not in _LOADED:
+        if len(_LOADED) >= KEPT_FRAMES:
+            _LOADED.clear()
+        _LOADED[source.image_path] = source.load()
+    return _LOADED[source.image_path]
+
+
+def settings(training: Mapping[str, Any], examples: int, seed: int) -> TrainingConfig:
+    """From the plan's section, where `epochs` may stand for max_steps."""
+    values = dict(training)
+    epochs = values.pop("epochs", None)
+    config = from_dict(TrainingConfig, values | {"seed": seed} | ({"max_steps": 1} if epochs else {}), "training")
+    if not epochs:
+        return config
+    steps = max(1, math.ceil(epochs * examples / (config.batch_size * config.accumulate)))
+    return from_dict(TrainingConfig, values | {"seed": seed, "max_steps": steps}, "training")
+
+
+def run(job: Job) -> Path:
+    """Train and score, and write the result; nothing when it is there. Interrupted, it goes on from its last checkpoint."""
+    if job.result.exists():
+        return job.result
+    task, cell = task_of(job.task), job.cell
+    network_config = from_dict(task.Network.config_class, job.network, f"networks: {cell.network}")
+    seed = seed_from("downstream", cell.draw, cell.seed) % 2**31  # the same for all arms: they differ in their cases alone
+    torch.manual_seed(seed)
+    network = task.Network(network_config)
+    real, synthetic = ([network.frame(_load(c)) for c in cases] for cases in (job.real, job.synthetic))
+    index = {c.name: k for k, c in enumerate(job.real)}
+    children: dict[int, list[Any]] = {}
+    for frame, parent in zip(synthetic, job.parents, strict=True):
+        if parent in index:
+            children.setdefault(index[parent], []).append(frame)
+    wanted = job.mix.count(len(real) or len(synthetic))
+    if wanted is not None and job.mix.mode == "pool" and wanted < len(synthetic):
+        order = numpy_rng("downstream synthetic", cell.draw, cell.seed).permutation(len(synthetic))
+        synthetic = [synthetic[k] for k in sorted(order[:wanted])]
+    pool = Mixture(real, synthetic, job.mix, children, job.augment)
+    held = Mixture([network.frame(_load(c)) for c in job.validation])
+    config = settings(job.training, len(pool), seed)
+    folder = job.result.with_suffix("")
+    trainer = Trainer(network, pool, held, folder, config, device=job.device)
+    progress = trainer.run()
+    if trainer.stop_asked:
+        raise KeyboardInterrupt
+    best = task.Network.load_pretrained(folder / "best").to(job.device).eval()
+    tests = {name: task.score(best, (_load(c) for c in cases)) for name, cases in job.tests.items()}
+    counted = {"real": len(real), "synthetic": len(synthetic), "steps": progress.step, "seconds": round(progress.seconds, 1)}
+    write_json(job.result, {"cell": asdict(cell), **counted, "validation": 1 - progress.best_loss, "tests": tests})
+    shutil.rmtree(folder)  # its weights have said what they had to say
+    return job.result
+
+
+def quiet_worker(threads: int) -> None:
+    """For a process of a pool: no bars, and its share of the cores."""
+    console.quiet = True
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import cv2
+
+    cv2.setNumThreads(threads)

@@ -1,0 +1,123 @@
+"""What the trainings of a plan show, as figures, tables and words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.files import read_json, write_json
+from polypforge.evaluation.comparison import Comparison, compare
+from polypforge.evaluation.plan import Cell, Plan
+from polypforge.evaluation.tasks import task_of
+from polypforge.reporting.experiment import write_figures, write_tables
+
+
+@dataclass
+class Results:
+    """cells: those that count, and their files. chosen: the amounts that validation chose."""
+
+    plan: Plan
+    cells: Mapping[Cell, Path]
+    chosen: Mapping[tuple[str, int, int, str], float]
+    out: Path
+    versions: Mapping[str, str]
+
+
+def write_results(results: Results) -> dict[str, Any]:
+    """results.json, results.md, results.csv, results.tex and figures in the run folder; returns what results.json holds."""
+    plan = results.plan
+    rows = result_rows(results)
+    found = {
+        "title": plan.title,
+        "question": plan.question,
+        "task": plan.task,
+        "measure": task_of(plan.task).MAIN,
+        "baseline": plan.baseline,
+        "words": [sentence(row, plan) for row in rows if "difference" in row],
+        "rows": rows,
+        "chosen": [{"network": n, "size": s, "draw": d, "arm": a, "amount": amount} for (n, s, d, a), amount in results.chosen.items()],
+        "published": [dict(row) for row in plan.published],
+        "trainings": len(results.cells),
+        "versions": dict(results.versions),
+        "plan": asdict(plan),
+        "out": str(results.out),
+    }
+    write_json(results.out / "results.json", found)
+    write_tables(results.out, found)
+    write_figures(results.out, found)
+    return found
+
+
+def result_rows(results: Results) -> list[dict[str, Any]]:
+    """One row for each network, size, test set, arm and amount, compared with the baseline of the same network, size and runs."""
+    task = task_of(results.plan.task)
+    runs: dict[tuple, dict[tuple[int, int], dict[str, Any]]] = defaultdict(dict)
+    for cell, file in results.cells.items():
+        stored = read_json(file)
+        amount = None if results.plan.arms[cell.arm].choose else cell.amount
+        for test, scores in stored["tests"].items():
+            runs[cell.network, cell.size, test, cell.arm, amount][cell.draw, cell.seed] = {"scores": scores, **stored}
+    rows = []
+    for (network, size, test, arm, amount), found in sorted(runs.items(), key=lambda item: _order(results.plan, item[0])):
+        keys = sorted(found)
+        scores = [found[k]["scores"] for k in keys]
+        groups, draws = [row["group"] for row in scores[0]], [draw for draw, _ in keys]
+        statistic = task.statistic(scores)
+        level = compare(statistic, partial(_nothing, len(keys)), groups, draws)
+        row: dict[str, Any] = {
+            "network": network, "size": size, "test": test, "arm": arm, "amount": amount, "runs": len(keys), "images": len(groups),
+            "real": found[keys[0]]["real"], "synthetic": found[keys[0]]["synthetic"], "steps": found[keys[0]]["steps"],
+            "value": level.difference, "interval": level.interval,
+            "measures": _averaged([task.summary(s) for s in scores]),
+        }  # fmt: skip
+        base = runs.get((network, size, test, results.plan.baseline, None), {})
+        if arm != results.plan.baseline and set(keys) <= set(base):
+            against = task.statistic([base[k]["scores"] for k in keys])
+            row |= _told(compare(statistic, against, groups, draws))
+        rows.append(row)
+    return rows
+
+
+def _told(comparison: Comparison) -> dict[str, Any]:
+    found = comparison.to_json()
+    kept = {k: found[k] for k in ("difference", "better", "worse", "p", "by_draw")}
+    return kept | {"difference_interval": comparison.interval, "verdict": comparison.verdict}
+
+
+def _nothing(runs: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.zeros(runs)
+
+
+def _order(plan: Plan, key: tuple) -> tuple:
+    network, size, test, arm, amount = key
+    return list(plan.networks).index(network), size or 10**9, test, list(plan.arms).index(arm), amount or 0.0
+
+
+def _averaged(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over runs of everything in `summary` that is a number; what some runs lack is left out."""
+    first = summaries[0]
+    found: dict[str, Any] = {}
+    for key, value in first.items():
+        parts = [s[key] for s in summaries if key in s]
+        if isinstance(value, Mapping):
+            found[key] = _averaged(parts)
+        elif isinstance(value, int | float):
+            found[key] = float(np.mean(parts))
+    return found
+
+
+def sentence(row: Mapping[str, Any], plan: Plan) -> str:
+    """The outcome of one comparison, for people."""
+    low, high = (100 * v for v in row["difference_interval"])
+    amount = "" if row["amount"] is None else f" ({row['amount']:g})"
+    cases = f"{row['size']} labelled cases" if row["size"] else f"all {row['real']} labelled cases" if row["real"] else "no real case"
+    outcome = f"{row['arm']}{amount} {row['verdict']} with {cases} ({row['network']}, {row['test']})"
+    points = f"{100 * row['difference']:+.1f} points of {task_of(plan.task).MAIN} over {plan.baseline} (95 %: {low:+.1f} to {high:+.1f}"
+    return f"{outcome}: {points}; better in {row['better']} of {row['runs']} runs, sign test p = {row['p']:.2f})."

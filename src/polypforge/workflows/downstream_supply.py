@@ -1,0 +1,92 @@
+"""Synthetic cases for one draw of labelled cases: made from those alone, or made elsewhere and checked for what they know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import write_jsonl
+from polypforge.data.folder import METADATA, is_data_set, read_data_set
+from polypforge.data.layouts import open_source
+from polypforge.data.source import Source, SourceCase
+from polypforge.evaluation.plan import Plan, Supply
+from polypforge.workflows.downstream_cases import Draw
+from polypforge.workflows.expand import SUMMARY, expand
+from polypforge.workflows.export_cases import copy_real, plain_name
+from polypforge.workflows.overlap import refuse_overlap
+
+
+@dataclass(frozen=True)
+class Made:
+    """cases: synthetic ones. parents: name of the real case that each was made from, where that is known."""
+
+    cases: tuple[SourceCase, ...]
+    parents: tuple[str, ...]
+
+
+def make(supply: Supply, learned: Sequence[SourceCase], folder: Path, name: str, seed: int, device: str, offline: bool) -> Made:
+    """The cases that `supply` gives beside `learned`; what is there already is not made again. Raises UserError when it would leak."""
+    if supply.folder:
+        return bounded(made_elsewhere(Path(supply.folder)), learned, f"supply '{name}'")
+    real = folder / "real"
+    if not is_data_set(real):
+        write_jsonl(real / METADATA, copy_real(Source(real, "data set", list(learned)), real))
+    if not (folder / name / SUMMARY).is_file():
+        count = supply.count(len(learned))
+        console.print(f"Making {count} synthetic cases ({name}) from {len(learned)} real ones in {folder / name}.")
+        expand(
+            real, folder / name, count, recipe=supply.recipe, model=supply.model or None, gates=supply.gates,
+            judges=(supply.judge,) if supply.judge else (), budget_seconds=supply.budget_seconds, seed=seed, synthetic_only=True,
+            device=device, offline=offline,
+        )  # fmt: skip
+    return bounded(made_elsewhere(folder / name), learned, f"supply '{name}'")
+
+
+def made_elsewhere(folder: Path) -> Made:
+    """The synthetic cases of a folder; all of them where none says that it is. Raises UserError for an empty folder."""
+    source = read_data_set(folder) if is_data_set(folder) else open_source(folder)
+    cases = [c for c in source.cases if c.provenance.get("synthetic")] or source.cases
+    if not cases:
+        raise UserError(f"{folder} holds no synthetic case: nothing passed the gates, or it is another folder.")
+    return Made(tuple(cases), tuple(parent_of(c) for c in cases))
+
+
+def parent_of(case: SourceCase) -> str:
+    """Name of the real case whose frame was repainted, or whose mask was filled; "" where none was, or nobody knows."""
+    request = case.provenance.get("request")
+    return str(request.get("background", "")) if isinstance(request, dict) else ""
+
+
+def bounded(made: Made, learned: Sequence[SourceCase], what: str) -> Made:
+    """`made`, if every real case that it shows is among those learned from. Else a comparison would credit the synthetic cases with what
+    are other people's labels: up to 12 points. Raises UserError with the names."""
+    known = {n for c in learned for n in (c.name, plain_name(c.name))}
+    foreign = sorted({p for p in made.parents if p and p not in known})
+    if foreign:
+        shown = ", ".join(f"'{n}'" for n in foreign[:5])
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise UserError(
+            f"{what} was made from real cases that the network doesn't learn from ({shown}{more}), so a gain could come from their labels "
+            "alone: make it from the same cases, or let the network learn from all of them."
+        )
+    return made
+
+
+def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path) -> None:
+    """Supplies made elsewhere must neither show a test case nor, as far as they say, any real case that is not learned from."""
+    for name, supply in plan.supplies.items():
+        if not supply.folder:
+            continue
+        made = made_elsewhere(Path(supply.folder))
+        for draw in draws:
+            for learned in draw.learned.values():
+                bounded(made, learned, f"supply '{name}'")
+        tested = [case for cases in tests.values() for case in cases]
+        refuse_overlap(made.cases, tested, f"supply '{name}' ({supply.folder}) and the test cases", checks / f"overlap-{name}.json")
+        if not any(made.parents):
+            console.print(
+                f"{supply.folder} doesn't say which real cases it was made from: whether its maker knew more labels can't be checked."
+            )
