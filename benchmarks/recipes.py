@@ -28,12 +28,12 @@ from polypforge.core.images import write_png
 from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
+from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.models.locate import locate
 from polypforge.proposals.plan import PlanConfig
 from polypforge.quality.gates import Subject
 from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import load_judge
-from polypforge.quality.mask_similarity import mask_similarity
 from polypforge.recipes import Job, Recipe
 from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.loop import Trainer

@@ -5,9 +5,9 @@ import pytest
 
 from polypforge.core.types import Case
 from polypforge.core.window import around_mask
+from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within, vendi_score
 from polypforge.masks.shapes import box_mask
 from polypforge.quality.critic import critic_auc
-from polypforge.quality.diversity import SIDE_PX, ms_ssim_within, vendi_score
 from polypforge.quality.gates import Look, Subject
 from polypforge.quality.neighbours import descriptor, first_alike
 from polypforge.quality.refinement import refined_label, soft_label

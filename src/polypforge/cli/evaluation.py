@@ -39,3 +39,30 @@ def downstream(
         skip_bad=skip_bad, device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, "\n".join([*result["words"], f"{result['out']}/results.md"]))
+
+
+def evaluate(
+    real: Annotated[Path, typer.Argument(help="Real cases.")],
+    synthetic: Annotated[Path, typer.Argument(help="Synthetic cases of any maker.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and kept features. The same command resumes.")],
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(help="Image features: starter:encoder, random_vgg, fid_inception[:FILE], a DINOv2 or CLIP; may be repeated."),
+    ] = None,
+    judge: Annotated[str, typer.Option(help="Segmenter that labels are compared with; '' for none.")] = "starter:window_segmenter",
+    perceptual: Annotated[str, typer.Option(help="Network of LPIPS: vgg16:FILE for the published measure.")] = "random_vgg",
+    split: Annotated[str, typer.Option(help="Compare with this split of the real cases alone.")] = "",
+    layout: Layout = "auto",
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """How close synthetic pictures and labels come to real ones: every figure with its extractor, numbers and interval."""
+    from polypforge.workflows.evaluate import DEFAULT_EXTRACTORS
+    from polypforge.workflows.evaluate import evaluate as run
+
+    result = run(
+        real, synthetic, out, extractors=extractor or DEFAULT_EXTRACTORS, judge=judge, perceptual=perceptual, split=split, layout=layout,
+        device=device, offline=offline,
+    )  # fmt: skip
+    emit(result, as_json, (Path(result["out"]) / "evaluation.md").read_text(encoding="utf-8").rstrip())

@@ -1,4 +1,4 @@
-"""Inception v3 and VGG19 with ImageNet weights, as torchvision has them."""
+"""Inception v3, VGG16 and VGG19 with ImageNet weights, as torchvision has them."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from torch import Tensor, nn
 from polypforge.features.base import Encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VGG_LAYERS = (1, 6)  # after the activations of conv1_1 and conv2_1
+VGG_LAYERS = {  # after which activations
+    "vgg19": (1, 6),  # of conv1_1 and conv2_1: diffuse-gen's style loss
+    "vgg16": (3, 8, 15, 22, 29),  # before each halving: LPIPS
+}
 
 
 class TorchvisionEncoder(Encoder):
-    """Inception v3 (pool features) or VGG19 (conv1_1 and conv2_1), fed with ImageNet-normalised images."""
+    """Inception v3 (pool features) or a VGG (feature maps, and their last mean), fed with ImageNet-normalised images."""
 
     def __init__(self, kind: str, path: Path) -> None:
         super().__init__()
-        from torchvision.models import inception_v3, vgg19
+        from torchvision.models import inception_v3, vgg16, vgg19
 
-        net = vgg19(weights=None) if kind == "vgg19" else inception_v3(weights=None, init_weights=False, aux_logits=True)
+        net = {"vgg16": vgg16, "vgg19": vgg19}[kind](weights=None) if kind in VGG_LAYERS else inception_v3(weights=None, init_weights=False)
         net.load_state_dict(load_file(path))
         if kind == "inception_v3":
             net.fc = nn.Identity()
         self.kind, self.net = kind, net
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        if self.kind != "vgg19":
+        if self.kind not in VGG_LAYERS:
             return super().maps(image)
         x, found = imagenet(image), []
         for i, layer in enumerate(self.net.features):
             x = layer(x)
-            if i in VGG_LAYERS:
+            if i in VGG_LAYERS[self.kind]:
                 found.append(x)
-            if i == VGG_LAYERS[-1]:
+            if i == VGG_LAYERS[self.kind][-1]:
                 break
         return found
 
     def vector(self, image: Tensor) -> Tensor:
-        if self.kind == "vgg19":
+        if self.kind in VGG_LAYERS:
             return super().vector(image)
         return self.net(F.interpolate(imagenet(image), (299, 299), mode="bilinear", antialias=True))
 

@@ -16,24 +16,24 @@ from polypforge.core.files import read_jsonl, write_json, write_jsonl
 from polypforge.core.images import write_png
 from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import numpy_rng
-from polypforge.core.types import POLYP, Case, Image, Mask, Request
+from polypforge.core.types import Image
 from polypforge.core.window import around_mask, whole_frame
 from polypforge.data.folder import METADATA, REMOVED
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.data.split import components
+from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.features import Encoder
 from polypforge.models.locate import locate, set_offline
 from polypforge.quality.audit.copies import Match, frame_view, lesion_view
 from polypforge.quality.audit.distances import set_distances
 from polypforge.quality.audit.membership import case_losses, membership
 from polypforge.quality.audit.training import TrainingPictures, frame_pictures, lesion_pictures, lesions_of
-from polypforge.quality.gates import Subject
 from polypforge.quality.gates.memory import COPIED
-from polypforge.quality.mask_similarity import mask_similarity
 from polypforge.recipes import load_recipe
 from polypforge.reporting.pair_sheet import PairTile, pair_sheet
 from polypforge.workflows.device import device_of
+from polypforge.workflows.drawn import drawn_lesions, is_whole_frame
 from polypforge.workflows.each import each, shown
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened, keep_report, open_checked
@@ -94,7 +94,7 @@ def audit(
         raise UserError(f"{train} has no training case: an audit compares with what the model learned from.")
     others = _open_real(heldout, layout, skip_bad, out / "heldout-check.json").source.cases if heldout else real.cases("test")
     groups = {c.name: f"group {k}" for k, g in enumerate(components(real.source.cases, real.report.pairs)) for c in g}
-    whole = [c for c in made if _is_whole_frame(c)]
+    whole = [c for c in made if is_whole_frame(c)]
     kinds = ("lesion", "frame") if whole or others else ("lesion",)
     training = {k: index for k in kinds if (index := _indexed(k, members, groups)) is not None}
     if not training:
@@ -161,27 +161,6 @@ def _synthetic_cases(source: Source) -> list[SourceCase]:
     return cases
 
 
-def _request(case: SourceCase) -> Request | None:
-    row = case.provenance.get("request")
-    return Request.from_json(row) if isinstance(row, dict) else None
-
-
-def _is_whole_frame(case: SourceCase) -> bool:
-    request = _request(case)
-    return request is None or not request.region
-
-
-def _drawn(source: SourceCase, case: Case) -> list[Mask]:
-    """The lesions that are synthetic."""
-    request = _request(source)
-    if request is None or not request.region:
-        return list(lesions_of(case))
-    if request.label != POLYP:
-        return []
-    drawn = Subject.synthetic(case, request).lesion
-    return [drawn] if drawn.any() else []
-
-
 def _indexed(kind: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:
     look = lesion_pictures if kind == "lesion" else frame_pictures
     found = each(f"looking at training {kind}s", lambda source: look(source.load(), groups[source.name]), cases)
@@ -206,7 +185,7 @@ def _matches(kind: str, training: TrainingPictures, cases: Sequence[SourceCase],
         if kind == "frame":
             views = [frame_view(case.image)]
         else:
-            views = [lesion_view(case.image, m) for m in (_drawn(source, case) if synthetic else lesions_of(case))]
+            views = [lesion_view(case.image, m) for m in (drawn_lesions(source, case) if synthetic else lesions_of(case))]
         return [(case.name, number, training.nearest(view)) for number, view in enumerate(views)]
 
     what = f"comparing {'synthetic' if synthetic else 'held-out'} {kind}s"
@@ -247,7 +226,7 @@ def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made:
         looks = []
         for source in shown(f"features of {what} lesions", _sampled(cases)):
             case = source.load()
-            parts = _drawn(source, case) if what == "synthetic" else lesions_of(case)
+            parts = drawn_lesions(source, case) if what == "synthetic" else lesions_of(case)
             looks += [lesion_look(case.image, m) for m in parts]
         found.append(lesion_features(encoder, looks) if looks else np.zeros((0, 1), np.float32))
     return found
@@ -310,7 +289,7 @@ def _picture(rows: Sequence[Likeness], made: dict[str, SourceCase], members: dic
         if row.kind == "frame":
             pictures = [whole_frame(c.size).crop(c.image, 200) for c in (ours, theirs)]
         else:
-            lesions = _drawn(made[row.case], ours)[row.number], lesions_of(theirs)[row.train_number]
+            lesions = drawn_lesions(made[row.case], ours)[row.number], lesions_of(theirs)[row.train_number]
             pictures = [around_mask(m, 1.3, 32).crop(c.image, 200) for c, m in zip((ours, theirs), lesions, strict=True)]
         text = f"{row.kind}: correlation {row.correlation:.2f}, {row.matches} matches{', COPIED' if row.copied else ''}"
         tiles.append(PairTile(pictures[0], pictures[1], (f"{row.case[:26]} | {row.train[:26]}", text), row.copied))

@@ -14,6 +14,7 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Image, Mask, Request
 from polypforge.core.window import around_mask
 from polypforge.data.split import components
+from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within, vendi_score
 from polypforge.features import Encoder
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
@@ -21,7 +22,6 @@ from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.quality.audit.training import lesions_of
 from polypforge.quality.critic import critic_auc
-from polypforge.quality.diversity import SIDE_PX, ms_ssim_within, vendi_score
 from polypforge.quality.gates import Subject, Verdict, artefacts
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened

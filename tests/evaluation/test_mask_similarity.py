@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.masks.shapes import box_mask
-from polypforge.quality.mask_similarity import mask_similarity
 
 
 def test_known_answers():

@@ -1,0 +1,1 @@
+"""Distances between two sets of pictures, from their features or their pixels."""

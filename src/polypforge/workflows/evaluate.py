@@ -1,0 +1,233 @@
+"""`polypforge evaluate`: how close synthetic pictures and labels come to real ones, each figure with extractor, n and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from polypforge.core.console import console
+from polypforge.core.errors import UserError
+from polypforge.core.files import sha256_of, write_json, write_text
+from polypforge.core.intervals import bootstrap_interval
+from polypforge.core.types import Case, Image
+from polypforge.core.window import whole_frame
+from polypforge.data.folder import is_data_set, read_data_set
+from polypforge.data.layouts import open_source
+from polypforge.data.source import Source, SourceCase
+from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within
+from polypforge.evaluation.images.inception_score import SPLITS, inception_score
+from polypforge.evaluation.images.perceptual import linear_weights, perceptual_distance
+from polypforge.evaluation.images.sliced import sliced_wasserstein
+from polypforge.evaluation.masks.shapes import distribution_distances
+from polypforge.evaluation.masks.similarity import mask_similarity
+from polypforge.evaluation.measures import Figure, compare_features
+from polypforge.features import Encoder
+from polypforge.features.inception import FidInception
+from polypforge.features.vit import ClipEncoder
+from polypforge.models.locate import locate, set_offline
+from polypforge.quality.judges import load_judge
+from polypforge.reporting.evaluation import markdown
+from polypforge.workflows.device import device_of
+from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
+from polypforge.workflows.pictures import KINDS, LESION_PX, Pictures, lesion_picture, read_pictures, sampled
+from polypforge.workflows.run_folder import versions
+
+DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
+DEFAULT_JUDGE = "starter:window_segmenter"
+PIXEL_SAMPLE = 128  # pictures of each set for the figures that need pixels again
+SLICED_PX = 128
+SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
+LEAST_OF_A_KIND = 12
+
+
+def evaluate(
+    real: str | Path,
+    synthetic: str | Path,
+    out: str | Path,
+    *,
+    extractors: Sequence[str] = DEFAULT_EXTRACTORS,
+    judge: str = DEFAULT_JUDGE,
+    perceptual: str = "random_vgg",
+    split: str = "",
+    layout: str = "auto",
+    device: str = "auto",
+    offline: bool = False,
+) -> dict[str, Any]:
+    """Measure the synthetic set against the real one; evaluation.json and evaluation.md go to `out`. The same call resumes.
+
+    extractors: see `features.load_encoder`. judge: the segmenter that labels are compared with; best one that the generator's gates did
+    not use. perceptual: network of LPIPS: vgg16:FILE for the published measure. split: compare with this split of the real set alone.
+    Raises UserError.
+    """
+    real, synthetic, out = Path(real), Path(synthetic), Path(out)
+    set_offline(offline)
+    device = device_of(device)
+    sets = _open_both(real, synthetic, split, layout)
+    encoders = [open_encoder(name, device) for name in extractors]
+    seer = load_judge(locate(judge)).to(device) if judge else None
+    look = open_encoder(perceptual, device)
+    console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
+    names = ("real", "synthetic")
+    pictures = [read_pictures(w, s.cases, encoders, seer, out / "features", device) for w, s in zip(names, sets, strict=True)]
+    figures = [f for kind in KINDS for e in encoders for f in _of_features(pictures, e, kind)]
+    pixels = [_pixels(s) for s in sets]
+    figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
+    result = {
+        "real": str(real), "synthetic": str(synthetic), "split": split or "all",
+        "n": {"real": len(sets[0]), "synthetic": len(sets[1])},
+        "notes": _notes(pictures),
+        "figures": [f.to_json() for f in figures],
+        "by_size": _by_size(pictures, encoders[0]),
+        "masks": _of_masks(sets, pictures, judge),
+        "versions": versions(), "out": str(out),
+    }  # fmt: skip
+    write_json(out / "evaluation.json", result)
+    write_text(out / "evaluation.md", markdown(result))
+    return result
+
+
+def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[Source, Source]:
+    if real.resolve() == synthetic.resolve():
+        raise UserError(f"{real} is given as real and as synthetic: name the real folder first, then the synthetic one.")
+    theirs, ours = open_source(real, layout), _made(synthetic, layout)
+    if theirs.cases and all(c.provenance.get("synthetic") for c in theirs.cases):
+        raise UserError(f"{real} holds synthetic cases only: name the real folder first, then the synthetic one.")
+    kept = [c for c in theirs.cases if not c.provenance.get("synthetic") and (not split or c.split == split)]
+    for path, cases in ((real, kept), (synthetic, ours.cases)):
+        if not cases:
+            raise UserError(f"{path} holds no case{f' of the split {split}' if split and path == real else ''}: nothing can be compared.")
+        if len(cases) == 1:
+            raise UserError(f"{path} holds one case: sets can be compared from two on.")
+    same = {sha256_of(c.image_path) for c in kept} & {sha256_of(c.image_path) for c in ours.cases}
+    if len(same) == len({c.image_path for c in ours.cases}):
+        raise UserError(f"every picture of {synthetic} lies in {real} too, byte for byte: these are no synthetic ones.")
+    if same:
+        console.print(f"{len(same)} pictures of {synthetic} lie in {real} too, byte for byte.")
+    return Source(real, theirs.layout, kept), ours
+
+
+def _made(folder: Path, layout: str) -> Source:
+    source = read_data_set(folder) if is_data_set(folder) else open_source(folder, layout)
+    flagged = [c for c in source.cases if c.provenance.get("synthetic")]
+    return Source(folder, source.layout, flagged or source.cases)
+
+
+def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> list[Figure]:
+    real, made = (p.features[encoder.name, kind] for p in pictures)
+    if not len(real) or not len(made):
+        return []
+    name = f"{encoder.name} ({encoder.resize})"
+    found = compare_features(real, made, kind, name, isinstance(encoder, ClipEncoder))
+    if isinstance(encoder, FidInception) and len(made) >= SPLITS:
+        logits = encoder.logits(torch.from_numpy(np.array(made)).to(next(encoder.parameters()).device)).detach().cpu().numpy()
+        mean, spread = inception_score(logits)
+        found.append(Figure("inception_score", kind, name, len(real), len(made), mean, (mean - 2 * spread, mean + 2 * spread)))
+    return found
+
+
+def _pixels(source: Source) -> dict[str, list[Image]]:
+    """A sample of frames and lesions, both LESION_PX a side."""
+
+    def frame(_: SourceCase, case: Case) -> Image:
+        return whole_frame(case.size).crop(case.image, LESION_PX)
+
+    def lesion(entry: SourceCase, case: Case) -> Image | None:
+        found = lesion_picture(entry, case)
+        return found[0] if found else None
+
+    return {"frame": sampled(source.cases, PIXEL_SAMPLE, 0, frame), "lesion": sampled(source.cases, PIXEL_SAMPLE, 0, lesion)}
+
+
+def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder, name: str) -> list[Figure]:
+    """Texture, and how alike pictures are: within the made set, within the real one (the floor), and across."""
+    if min(len(real), len(made)) < 2:
+        return []
+    n, m = len(real), len(made)
+    sliced = sliced_wasserstein(_at(real, SLICED_PX), _at(made, SLICED_PX))
+    half = sliced_wasserstein(_at(real[::2], SLICED_PX), _at(real[1::2], SLICED_PX)) if n >= 4 else {}
+    found = [Figure(f"sliced_wasserstein {k}", kind, "Laplacian pyramid", n, m, v, floor=half.get(k)) for k, v in sliced.items()]
+    small = [_at(s, SIDE_PX) for s in (real, made)]
+    within = ms_ssim_within(small[1])
+    own = float(np.mean(ms_ssim_within(small[0])))
+    interval = bootstrap_interval(within) if len(within) > 1 else None
+    found.append(Figure("ms_ssim within", kind, f"{len(within)} pairs", n, m, float(np.mean(within)), interval, own))
+    weights = linear_weights() if name.startswith("vgg16") else None
+    label = f"LPIPS {name}" if weights else f"unweighted, {name}"
+    for what, (a, b) in {"within": (made, made), "real to synthetic": (real, made)}.items():
+        values = _perceptual(a, b, encoder, weights, a is b)
+        floor = float(np.mean(_perceptual(real, real, encoder, weights, True)))
+        found.append(Figure(f"perceptual {what}", kind, label, n, m, float(np.mean(values)), bootstrap_interval(values), floor))
+    return found
+
+
+def _at(images: Sequence[Image], size: int) -> list[Image]:
+    return [cv2.resize(i, (size, size), interpolation=cv2.INTER_AREA) for i in images]
+
+
+def _perceptual(a: list[Image], b: list[Image], encoder: Encoder, weights, same: bool, pairs: int = 64) -> list[float]:
+    """Of random pairs."""
+    rng = np.random.default_rng(0)
+    chosen = [tuple(rng.choice(len(a), 2, replace=False)) if same else (rng.integers(len(a)), rng.integers(len(b))) for _ in range(pairs)]
+    device, values = next(encoder.parameters()).device, []
+    for start in range(0, pairs, 16):
+        part = chosen[start : start + 16]
+        sides = [torch.stack([encoder.look(s[p[k]]) for p in part]).to(device) for k, s in enumerate((a, b))]
+        values += perceptual_distance(encoder, sides[0], sides[1], weights).tolist()
+    return values
+
+
+def _notes(pictures: Sequence[Pictures]) -> list[str]:
+    notes = []
+    for what, part in zip(("real", "synthetic"), pictures, strict=True):
+        sizes = {tuple(row["size"]) for row in part.rows}
+        if len(sizes) > 1:
+            notes.append(f"The {what} frames have {len(sizes)} sizes; each is stretched to the extractor's square.")
+    if pictures[1].count("lesion"):
+        notes.append("Most of an inpainted frame is real, which flatters figures of whole frames: read those of lesions.")
+    return notes
+
+
+def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, Any]]:
+    """KID of lesions of one size against real ones of that size."""
+    found = []
+    for name, (low, high) in SIZE_CLASSES.items():
+        parts = []
+        for p in pictures:
+            features = p.features[encoder.name, "lesion"]
+            rows = [row for row in p.rows if row["lesion"]]
+            index = [k for k, row in enumerate(rows) if row.get("label") and low <= row["label"]["size"] < high]
+            parts.append(np.asarray(features[index]) if index else np.zeros((0, 1), np.float32))
+        row: dict[str, Any] = {"size": name, "real": len(parts[0]), "synthetic": len(parts[1]), "extractor": encoder.name, "kid": None}
+        if min(len(parts[0]), len(parts[1])) >= LEAST_OF_A_KIND:
+            kid = next(f for f in compare_features(parts[0], parts[1], "lesion", encoder.name) if f.measure == "kid")
+            row |= {"kid": kid.value, "interval": kid.interval, "floor": kid.floor}
+        found.append(row)
+    return found
+
+
+def _of_masks(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
+    """SIM, distributions, sharpness of outlines, agreement with the judge; None without masks on either side."""
+    masks = [[m for c in s.cases[: 4 * PIXEL_SAMPLE] if (m := c.load().mask) is not None and m.any()] for s in sets]
+    if not all(masks):
+        return None
+    real, made = masks
+    half = (real[::2], real[1::2])
+    result: dict[str, Any] = {"n": {"real": len(real), "synthetic": len(made)}}
+    for measure in ("pixels", "iou"):
+        for turns in (False, True):
+            name = f"sim {measure}{' with turns' if turns else ''}"
+            floor = mask_similarity(*half, measure, turns) if all(half) else None
+            result[name] = {"value": mask_similarity(made, real, measure, turns), "real halves": floor}
+    result["distributions"] = distribution_distances(real, made)
+    for name in ("sharpness", "agreement"):
+        result[name] = {"judge": judge} if name == "agreement" else {}
+        for what, p in zip(("real", "synthetic"), pictures, strict=True):
+            values = [row[name] for row in p.rows if row.get(name) is not None and np.isfinite(row[name])]
+            if len(values) > 1:
+                result[name][what] = {"value": float(np.mean(values)), "interval": bootstrap_interval(values), "n": len(values)}
+    return result

@@ -1,0 +1,134 @@
+"""Both sets of an evaluation, read once: features of whole frames and of lesions on disk, and what their labels measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.numpy import load_file, save_file
+
+from polypforge.core.console import console
+from polypforge.core.files import read_jsonl, whole_file, write_jsonl
+from polypforge.core.seeding import content_hash
+from polypforge.core.types import Case, Image, Mask
+from polypforge.core.window import around_mask
+from polypforge.data.source import SourceCase
+from polypforge.evaluation.masks.shapes import boundary_sharpness, describe
+from polypforge.features import Encoder
+from polypforge.quality.audit.training import lesions_of
+from polypforge.quality.judges import Judge, agreement
+from polypforge.workflows.drawn import drawn_lesions
+
+KINDS = ("frame", "lesion")
+LESION_PX = 256
+LESION_SCALE = 2.0  # window side / longer side of the lesion
+LEAST_WINDOW_PX = 64
+CASES_AT_ONCE = 32
+
+
+@dataclass
+class Pictures:
+    """One set. features: (encoder name, kind) -> (n, D), a memory map. rows: of each case: name, size of the frame, its label's measures,
+    index of its lesion's features."""
+
+    cases: Sequence[SourceCase]
+    features: dict[tuple[str, str], NDArray[np.float32]]
+    rows: list[dict[str, Any]]
+
+    def count(self, kind: str) -> int:
+        return len(self.rows) if kind == "frame" else sum(row["lesion"] for row in self.rows)
+
+
+def lesion_picture(source: SourceCase, case: Case) -> tuple[Image, Mask] | None:
+    """The largest lesion (of a synthetic case: the one that was drawn) in its surroundings, (LESION_PX, LESION_PX, 3), and its mask."""
+    parts = drawn_lesions(source, case) if source.provenance.get("synthetic") else list(lesions_of(case))
+    if not parts:
+        return None
+    return around_mask(parts[0], LESION_SCALE, LEAST_WINDOW_PX).crop(case.image, LESION_PX), parts[0]
+
+
+def read_pictures(
+    what: str, cases: Sequence[SourceCase], encoders: Sequence[Encoder], judge: Judge | None, cache: Path, device: str
+) -> Pictures:
+    """Features and measures of all cases, CASES_AT_ONCE in memory. What `cache` holds of the same files and networks is used again."""
+    versions = [f"{e.name} {e.version}" for e in encoders] + [getattr(judge, "version", "")]
+    files = [[str(c.image_path), c.image_path.stat().st_mtime_ns] for c in cases]
+    folder = cache / content_hash([versions, files])
+    chunks = [cases[i : i + CASES_AT_ONCE] for i in range(0, len(cases), CASES_AT_ONCE)]
+    columns = (TextColumn(f"looking at {what} cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ThreadPoolExecutor(2) as pool, Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("look", total=len(cases))
+        for number, chunk in enumerate(chunks):
+            done = folder / f"{number:06d}.safetensors"
+            if not done.is_file():
+                loaded = list(pool.map(lambda c: c.load(), chunk))
+                found, rows = _look(chunk, loaded, encoders, judge, device)
+                write_jsonl(done.with_suffix(".jsonl"), rows)
+                with whole_file(done) as temporary:
+                    save_file(found, temporary)
+            bar.advance(task, len(chunk))
+    rows = [row for k in range(len(chunks)) for row in read_jsonl(folder / f"{k:06d}.jsonl")]
+    return Pictures(
+        cases, {(e.name, kind): _gathered(folder, len(chunks), k, kind) for k, e in enumerate(encoders) for kind in KINDS}, rows
+    )
+
+
+def _look(
+    sources: Sequence[SourceCase], cases: Sequence[Case], encoders: Sequence[Encoder], judge: Judge | None, device: str
+) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
+    lesions = [lesion_picture(s, c) for s, c in zip(sources, cases, strict=True)]
+    agrees: dict[int, float] = {}
+    if judge is not None:
+        shown = [(k, c.image, c.mask) for k, c in enumerate(cases) if lesions[k] is not None and c.mask is not None]
+        agreed = agreement(judge, [image for _, image, _ in shown], [mask for _, _, mask in shown]) if shown else []
+        agrees = dict(zip([k for k, _, _ in shown], agreed, strict=True))
+    rows = []
+    for k, (source, case, found) in enumerate(zip(sources, cases, lesions, strict=True)):
+        row: dict[str, Any] = {"name": source.name, "size": list(case.size), "lesion": found is not None}
+        if found is not None and case.mask is not None:
+            row |= {"label": describe(case.mask), "sharpness": boundary_sharpness(case.image, found[1]), "agreement": agrees.get(k)}
+        rows.append(row)
+    pictures = {"frame": [c.image for c in cases], "lesion": [found[0] for found in lesions if found is not None]}
+    features = {f"{k}.{kind}": embed(e, pictures[kind], device) for k, e in enumerate(encoders) for kind in KINDS}
+    return features, rows
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, pictures: Sequence[Image], device: str) -> NDArray[np.float32]:
+    """(n, D) float32, in full precision: published figures are."""
+    if not pictures:
+        return np.zeros((0, 0), np.float32)
+    looks = torch.stack([encoder.look(p) for p in pictures]).to(device).contiguous(memory_format=torch.channels_last)
+    return encoder.vector(looks).float().cpu().numpy()
+
+
+def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.float32]:
+    """All chunks of one encoder and kind in one file, mapped, not read."""
+    target = folder / f"{encoder}-{kind}.npy"
+    if not target.is_file():
+        chunk = [folder / f"{k:06d}.safetensors" for k in range(chunks)]
+        shapes = [load_file(path)[f"{encoder}.{kind}"].shape for path in chunk]
+        width = max((w for _, w in shapes), default=0)
+        with whole_file(target) as temporary:
+            mapped = np.lib.format.open_memmap(temporary, "w+", np.float32, (sum(n for n, _ in shapes), width))
+            start = 0
+            for path, (n, _) in zip(chunk, shapes, strict=True):
+                if n:
+                    mapped[start : start + n] = load_file(path)[f"{encoder}.{kind}"]
+                start += n
+            mapped.flush()
+    return np.load(target, mmap_mode="r")
+
+
+def sampled(cases: Sequence[SourceCase], count: int, seed: int, picture: Callable[[SourceCase, Case], Image | None]) -> list[Image]:
+    """Pictures of up to `count` random cases."""
+    order = np.random.default_rng(seed).permutation(len(cases))[:count]
+    found = [picture(cases[k], cases[k].load()) for k in order]
+    return [p for p in found if p is not None]
