@@ -6,8 +6,9 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.core.window import around_mask
 from polypforge.masks.shapes import bounding_box, components
+from polypforge.models.centernet import centre_targets
 from polypforge.phantom.render import render
-from polypforge.quality.detector import Detector, DetectorConfig, _targets, load_detector
+from polypforge.quality.detector import Detector, DetectorConfig, load_detector
 from polypforge.quality.gates.detection import box_iou
 
 
@@ -18,7 +19,7 @@ def tiny_detector():
 
 
 def test_targets_by_hand():
-    heat, sides, centre = _targets([(10, 20, 30, 60)], 64)
+    heat, sides, centre = centre_targets([(10, 20, 30, 60)], 64)
     assert centre.sum() == 1 and centre[39, 19] == 1 and heat[39, 19] == 1.0
     assert sides[:, 39, 19].tolist() == pytest.approx([20 / 64, 40 / 64])
     assert heat[0, 0] < 1e-4 < heat[45, 19]

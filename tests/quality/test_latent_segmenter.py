@@ -8,11 +8,12 @@ from diffusers import AutoencoderKL
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
+from polypforge.models.locate import starter_root
 from polypforge.phantom.render import render
 from polypforge.quality.judges import agreement, judge_class, load_judge
 from polypforge.quality.latent_segmenter import LatentSegmenter, LatentSegmenterConfig
 
-SMALL = {"vision": [16, 16], "unet": {"widths": [32, 32], "attention": [False, False], "patch_px": 1, "norm_groups": 8}, "window_px": 32}
+SMALL = {"vision_depth": 3, "unet": {"widths": [32, 32], "attention": [False, False], "patch_px": 1, "norm_groups": 8}, "window_px": 32}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,20 @@ def test_dice_sends_gradients_through_the_frozen_decoder(first_stage):
 
 def test_misfits_are_named(first_stage, tmp_path):
     with pytest.raises(UserError, match="shrinks by 4"):
-        LatentSegmenter(from_dict(LatentSegmenterConfig, SMALL | {"first_stage": str(first_stage), "vision": [16]}))
+        LatentSegmenter(from_dict(LatentSegmenterConfig, SMALL | {"first_stage": str(first_stage), "vision_depth": 1}))
+    other = LatentSegmenter(from_dict(LatentSegmenterConfig, SMALL | {"first_stage": str(first_stage)}))
+    other.save_pretrained(tmp_path / "other")
+    for wrong in (str(tmp_path / "other"), "starter:window_segmenter"):  # another kind; another depth
+        with pytest.raises(UserError, match="no window segmenter with encoder tu-resnet10t of depth 3"):
+            LatentSegmenter(from_dict(LatentSegmenterConfig, SMALL | {"first_stage": str(first_stage), "vision_weights": wrong}))
+    started = LatentSegmenter(
+        from_dict(
+            LatentSegmenterConfig,
+            SMALL | {"first_stage": str(first_stage), "vision_depth": 4, "vision_weights": "starter:window_segmenter"},
+        )
+    )
+    judge = load_judge(starter_root() / "window_segmenter")
+    assert torch.equal(started.vision.state_dict()["model.conv1.0.weight"], judge.net.encoder.state_dict()["model.conv1.0.weight"])
     with pytest.raises(UserError, match="no judge 'oracle'"):
         judge_class("oracle")
     (tmp_path / "config.json").write_text('{"recipe": "forge"}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -11,21 +13,22 @@ from polypforge.data.recolour import recolour
 AUGMENTATIONS = ("none", "flips", "strong")
 
 
-def augmented(image: Image, mask: Mask, kind: str, rng: np.random.Generator) -> tuple[Image, Mask]:
+def augmented(image: Image, masks: Sequence[Mask], kind: str, rng: np.random.Generator) -> tuple[Image, list[Mask]]:
     """none: as they are. flips: mirrored and in quarter turns. strong: any turn, 0.7 to 1.4 times as large, stretched by up to 15 %,
-    moved by up to 15 % (what enters from outside is mirrored), in other colours and light. The arrays are square."""
+    moved by up to 15 % (what enters from outside is mirrored), in other colours and light. All arrays are square, of one size."""
     if kind == "none":
-        return image, mask
+        return image, list(masks)
     if kind == "flips":
         turns, mirror = int(rng.integers(4)), bool(rng.random() < 0.5)
-        image, mask = (np.rot90(a, turns) for a in (image, mask))
-        return (np.fliplr(image), np.fliplr(mask)) if mirror else (image, mask)
+        turned = [np.rot90(a, turns) for a in (image, *masks)]
+        turned = [np.fliplr(a) for a in turned] if mirror else turned
+        return turned[0], turned[1:]
     size = image.shape[0]
     matrix = _affine(size, rng)
     warp = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REFLECT_101}
     moved = cv2.warpAffine(image, matrix, (size, size), **warp)
-    outline = cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, (size, size), **warp) >= 128
-    return recolour(moved, rng), outline
+    outlines = [cv2.warpAffine(m.astype(np.uint8) * 255, matrix, (size, size), **warp) >= 128 for m in masks]
+    return recolour(moved, rng), outlines
 
 
 def _affine(size: int, rng: np.random.Generator) -> np.ndarray:

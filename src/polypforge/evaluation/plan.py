@@ -42,7 +42,7 @@ class Supply:
 class Arm:
     """One way of training. augment: none, flips or strong. real: share of the labelled cases that it learns from (0: synthetic only).
     synthetic: name of a supply, or "". mode, amounts, probability: see `Mix`; with `choose`, the best amount is taken by validation on the
-    first seed of each draw; without it, each amount is an arm of its own."""
+    first seed of each draw; without it, each amount is an arm of its own. sizes: those of the plan that it is for; empty: all."""
 
     augment: str = "flips"
     real: float = 1.0
@@ -51,6 +51,7 @@ class Arm:
     amounts: tuple[float, ...] = (0.5,)
     probability: float = 0.5
     choose: bool = False
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.augment not in AUGMENTATIONS or self.mode not in MODES:
@@ -119,7 +120,7 @@ class Plan:
         return [
             Cell(network, size, draw, seed, name, amount)
             for size in self.sizes for draw in range(self.draws) for network in self.networks for seed in range(self.seeds)
-            for name, arm in self.arms.items() if not (arm.choose and seed)
+            for name, arm in self.arms.items() if not (arm.choose and seed) and (not arm.sizes or size in arm.sizes)
             for amount in (arm.amounts if arm.synthetic else (None,))
         ]  # fmt: skip
 
@@ -132,14 +133,14 @@ class Plan:
 
     def count_later(self) -> int:
         """How many trainings `later_cells` will give."""
-        choosing = sum(arm.choose for arm in self.arms.values())
-        return choosing * len(self.networks) * len(self.sizes) * self.draws * (self.seeds - 1)
+        choosing = sum(len(arm.sizes or self.sizes) for arm in self.arms.values() if arm.choose)
+        return choosing * len(self.networks) * self.draws * (self.seeds - 1)
 
     def cell_id(self, cell: Cell) -> str:
         """A hash of the cell and of all that describes it here, so that a plan may grow without losing what was done."""
         arm = self.arms[cell.arm]
         supply = asdict(self.supplies[arm.synthetic]) if arm.synthetic else None
-        way = asdict(arm) | {"amounts": (), "choose": False}
+        way = asdict(arm) | {"amounts": (), "choose": False, "sizes": ()}
         return content_hash(
             [asdict(cell), way, supply, self.networks[cell.network], self.training, self.task, self.validation, self.normal]
         )

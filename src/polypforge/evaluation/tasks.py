@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from polypforge.evaluation.detection import task as detection
 from polypforge.evaluation.segmentation import task as segmentation
 
-TASKS: dict[str, ModuleType] = {segmentation.NAME: segmentation}
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (segmentation, detection)}
 
 
 def task_of(name: str) -> ModuleType:

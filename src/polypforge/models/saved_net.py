@@ -23,7 +23,8 @@ class SavedNet:
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
+        # clones: some networks hold one tensor under two names
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.net.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         self.save_config(folder)  # type: ignore[attr-defined]
 

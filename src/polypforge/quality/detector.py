@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.data.recolour import recolour
 from polypforge.masks.shapes import box_mask, component_boxes
+from polypforge.models.centernet import START, centre_loss, centre_peaks, centre_targets
 from polypforge.models.pixels import to_unit
 from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch, Trainable
@@ -61,9 +61,9 @@ class Detector(SavedNet, Trainable):
         super().__init__()
         self.config = config
         self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=3)
-        with torch.no_grad():  # few pixels are centres: start by saying so
+        with torch.no_grad():
             head: Any = self.net.segmentation_head[0]  # type: ignore[index]
-            head.bias.copy_(torch.tensor([-4.0, 0.4, 0.4]))
+            head.bias.copy_(torch.tensor(START))
 
     def prepare(self, cases) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -79,7 +79,7 @@ class Detector(SavedNet, Trainable):
             if chosen.case.mask is None:  # a box that is turned is no box
                 window = Window(window.x, window.y, window.side_px, round(window.angle_deg / 90) * 90.0, window.flip)
             images.append(recolour(window.crop(chosen.case.image, size), rng))
-            heat, side, centre = _targets(_boxes_in(chosen, window, size), size)
+            heat, side, centre = centre_targets(_boxes_in(chosen, window, size), size)
             heats.append(heat)
             sides.append(side)
             centres.append(centre)
@@ -92,14 +92,7 @@ class Detector(SavedNet, Trainable):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Penalty-reduced focal loss on the heat map (alpha 2, beta 4), L1 on the sides at the centres."""
-        found = self.net(batch["image"]).float()
-        heat = found[:, :1]
-        count = batch["centre"].sum().clamp_min(1)
-        sure = torch.sigmoid(heat)
-        hit = batch["centre"] * (1 - sure).square() * F.logsigmoid(heat)
-        miss = (1 - batch["centre"]) * (1 - batch["heat"]) ** 4 * sure.square() * F.logsigmoid(-heat)
-        focal = -(hit + miss).sum() / count
-        sides = ((found[:, 1:] - batch["sides"]).abs() * batch["centre"]).sum() / count
+        focal, sides = centre_loss(self.net(batch["image"]).float(), batch["heat"], batch["sides"], batch["centre"])
         return focal + self.config.size_weight * sides, {"focal": focal.detach(), "sides": sides.detach()}
 
     @torch.no_grad()
@@ -111,20 +104,8 @@ class Detector(SavedNet, Trainable):
     def detect(self, windows: NDArray[np.uint8]) -> list[list[tuple[tuple[float, float, float, float], float]]]:
         """(N, S, S, 3) uint8 -> for each window boxes (x0, y0, x1, y1) in its pixels with confidence, surest first."""
         self.eval()
-        size = self.config.window_px
         found = self.net(to_unit(windows).to(next(self.parameters()).device)).float()
-        heat = torch.sigmoid(found[:, :1])
-        peaks = torch.where(heat == F.max_pool2d(heat, 7, 1, 3), heat, torch.zeros(()))
-        values, places = peaks.flatten(1).topk(self.config.most)
-        results = []
-        for n in range(len(windows)):
-            boxes = []
-            for value, place in zip(values[n].tolist(), places[n].tolist(), strict=True):
-                y, x = divmod(place, size)
-                w, h = (found[n, 1:, y, x].clamp(0, 1) * size).tolist()
-                boxes.append(((x + 0.5 - w / 2, y + 0.5 - h / 2, x + 0.5 + w / 2, y + 0.5 + h / 2), value))
-            results.append([b for b in boxes if b[1] > 0.01])
-        return results
+        return centre_peaks(found, self.config.most)
 
     def detect_in(self, images: Sequence[Image], windows: Sequence[Window]) -> list[list[Sighting]]:
         """Boxes in frame pixels, for one upright window of each image."""
@@ -145,19 +126,6 @@ def _boxes_in(chosen: Prepared, window: Window, size: int) -> list[Box]:
     parts: list[Mask] = [chosen.case.mask] if chosen.case.mask is not None else [box_mask(b, chosen.case.size) for b in chosen.boxes]
     boxes = [b for m in parts for b in component_boxes(window.crop_mask(m, size), LEAST_PX)]
     return [b for b in boxes if min(b[2] - b[0], b[3] - b[1]) >= LEAST_PX]
-
-
-def _targets(boxes: Sequence[Box], size: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """(heat (S, S), sides (2, S, S), centre (S, S)): a bump at each centre whose width follows the box."""
-    heat, sides, centre = np.zeros((size, size), np.float32), np.zeros((2, size, size), np.float32), np.zeros((size, size), np.float32)
-    rows, columns = np.mgrid[:size, :size]
-    for x0, y0, x1, y1 in boxes:
-        x, y = (x0 + x1 - 1) // 2, (y0 + y1 - 1) // 2
-        bump = np.exp(-(((columns - x) / (0.12 * (x1 - x0))) ** 2 + ((rows - y) / (0.12 * (y1 - y0))) ** 2) / 2)
-        heat = np.maximum(heat, bump.astype(np.float32))
-        centre[y, x] = 1
-        sides[:, y, x] = (x1 - x0) / size, (y1 - y0) / size
-    return heat, sides, centre
 
 
 def _in_frame(box: tuple[float, float, float, float], window: Window, size: int) -> Box:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -20,6 +22,7 @@ from polypforge.core.files import read_json
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.schedules import Schedule
 from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
+from polypforge.models.locate import locate
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Batch
@@ -29,14 +32,18 @@ from polypforge.quality.judges import Judge, overlap_losses
 
 @dataclass(frozen=True)
 class LatentSegmenterConfig:
-    """first_stage: the frozen autoencoder (folder, hub id, starter:NAME); first_stage_shape: its size for --dry-run. vision: widths of
-    the trainable vision encoder, each halving the image. unet: the denoiser in latent space. clean_weight, dice_weight: of L1(z0) and of
-    Dice on the decoded mask, beside L1 on the prediction. start_share: share of training times at the last step, where prediction
-    starts. window_px, window_scale, empty_share: as for the window segmenter."""
+    """first_stage: the frozen autoencoder (folder, hub id, starter:NAME); first_stage_shape: its size for --dry-run. vision: the
+    trainable vision encoder, any of segmentation-models-pytorch, with vision_depth halvings; vision_weights: what it starts from: a window
+    segmenter with that encoder (folder, starter:NAME), or "" for nothing. unet: the denoiser in latent space. clean_weight, dice_weight:
+    of L1(z0) and of Dice on the decoded mask, beside L1 on the prediction. decoded_share: share of a batch that is decoded for Dice (the
+    frozen decoder costs as much as all the rest). start_share: share of training times at the last step, where prediction starts.
+    window_px, window_scale, empty_share: as for the window segmenter."""
 
     first_stage: str = "starter:first_stage"
     first_stage_shape: FirstStageConfig = field(default_factory=FirstStageConfig)
-    vision: tuple[int, ...] = (32, 64)
+    vision: str = "tu-resnet10t"
+    vision_depth: int = 4
+    vision_weights: str = ""
     unet: UNetShape = field(default_factory=lambda: UNetShape((64, 96, 128), (False, False, True), patch_px=1, norm_groups=32))
     diffusion: DiffusionConfig = field(
         default_factory=lambda: DiffusionConfig(Schedule("scaled_linear", 1000, 0.00085, 0.012), prediction="v", loss="l1")
@@ -50,8 +57,8 @@ class LatentSegmenterConfig:
     empty_share: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.window_px % 2 ** len(self.vision):
-            raise ValueError("window_px must be a multiple of 2 ** len(vision)")
+        if self.window_px % 2**self.vision_depth:
+            raise ValueError("window_px must be a multiple of 2 ** vision_depth")
         if self.clean_weight < 0 or self.dice_weight < 0 or not 0 <= self.start_share <= 1 or not 0 < self.decoded_share <= 1:
             raise ValueError("weights are not negative, start_share and decoded_share are shares")
 
@@ -67,18 +74,23 @@ class LatentSegmenter(Judge):
         self.config = config
         self.diffusion = GaussianDiffusion(config.diffusion)
         self.vae = vae or frozen_first_stage(config.first_stage, config.first_stage_shape)
-        if self.vae.factor != 2 ** len(config.vision):
-            raise UserError(f"the first stage shrinks by {self.vae.factor}: give the vision encoder as many halvings (model.vision).")
         latents = self.vae.channels
-        layers: list[nn.Module] = []
-        for before, width in zip((3, *config.vision), config.vision, strict=False):
-            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1), nn.SiLU()]
-        self.vision = nn.Sequential(*layers)
-        self.fuse = nn.Conv2d(latents + config.vision[-1], config.unet.widths[0], 1)
+        self.vision: Any = smp.encoders.get_encoder(config.vision, depth=config.vision_depth, weights=None)
+        self.levels = [k for k in range(1, config.vision_depth + 1) if 2**k >= self.vae.factor]
+        if not self.levels:
+            raise UserError(
+                f"the first stage shrinks by {self.vae.factor}: the vision encoder needs as many halvings (model.vision_depth)."
+            )
+        if config.vision_weights and not torch.empty(0).is_meta:
+            self.vision.load_state_dict(_encoder_of(locate(config.vision_weights), config))
+        self.fuse = nn.Conv2d(latents + sum(self.vision.out_channels[k] for k in self.levels), config.unet.widths[0], 1)
         self.unet = unet or build_unet(config.unet, latents + config.unet.widths[0], latents, conditional=False)
 
     def condition(self, image: Tensor) -> Tensor:
-        return self.fuse(torch.cat([self.vae.encode(image), self.vision(image)], 1))
+        """(B, C, h, w): frozen latents and all levels of the vision encoder from their resolution down, fused by a 1x1 convolution."""
+        latents, levels = self.vae.encode(image), self.vision(image)
+        seen = [F.interpolate(levels[k], latents.shape[-2:], mode="bilinear") for k in self.levels]
+        return self.fuse(torch.cat([latents, *seen], 1))
 
     def _network(self, state: Tensor, times: Tensor, cond: Tensor) -> Tensor:
         return apply_discrete_unet(self.unet, torch.cat([state, cond], 1), times, self.config.unet.patch_px)
@@ -140,7 +152,8 @@ class LatentSegmenter(Judge):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         stored = read_json(folder / "config.json")
-        config = replace(from_dict(LatentSegmenterConfig, stored["config"], str(folder / "config.json")), first_stage="")
+        config = from_dict(LatentSegmenterConfig, stored["config"], str(folder / "config.json"))
+        config = replace(config, first_stage="", vision_weights="")  # all is in the folder
         try:
             unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
             model = cls(config, Autoencoder(load_autoencoder(folder / "vae")), unet)
@@ -150,3 +163,13 @@ class LatentSegmenter(Judge):
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(f"{folder} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
         return model
+
+
+def _encoder_of(folder: Path, config: LatentSegmenterConfig) -> dict[str, Tensor]:
+    """Weights of the encoder of the window segmenter in `folder`. Raises UserError for another kind."""
+    stored = read_json(folder / "config.json")
+    own = stored.get("config", {}) if isinstance(stored, dict) else {}
+    if (own.get("encoder"), own.get("depth")) != (config.vision, config.vision_depth):
+        raise UserError(f"{folder} is no window segmenter with encoder {config.vision} of depth {config.vision_depth}: see model.vision.")
+    state = load_file(folder / "model.safetensors")
+    return {k.removeprefix("encoder."): v.float() if v.is_floating_point() else v for k, v in state.items() if k.startswith("encoder.")}

@@ -27,11 +27,11 @@ class TrainingConfig:
     """max_steps, budget_seconds: the run ends at whichever comes first; one of them must be given. batch_size: examples that a device
     sees at once; accumulate: how many such batches make one step.
 
-    learning_rate, warmup_steps, cooldown_share, final_rate: linear rise, plateau, and in the last share of the run a linear
-    fall to final_rate x learning_rate. betas: of AdamW. clip_norm: greatest gradient norm. ema_decay: of the averaged weights, which are
-    what is validated and saved. precision: "bf16" (autocast) or "fp32". validate_every, preview_every, checkpoint_every: in
-    steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their number. privacy: train
-    with differential privacy; None: without.
+    learning_rate, warmup_steps, cooldown_share, final_rate, cooldown: linear rise, plateau, and in the last share of the run a fall to
+    final_rate x learning_rate, "linear" or in one "step". betas: of AdamW. clip_norm: greatest gradient norm. ema_decay: of the averaged
+    weights, which are what is validated and saved. precision: "bf16" (autocast) or "fp32". validate_every, preview_every,
+    checkpoint_every: in steps; 0 means only at the end. keep_checkpoints: how many of the last ones stay. validation_examples: their
+    number. privacy: train with differential privacy; None: without.
     """
 
     seed: int = 0
@@ -43,6 +43,7 @@ class TrainingConfig:
     warmup_steps: int = 200
     cooldown_share: float = 0.3
     final_rate: float = 0.05
+    cooldown: str = "linear"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
@@ -65,6 +66,8 @@ class TrainingConfig:
             raise ValueError("max_steps and budget_seconds must be positive")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError("precision is bf16 or fp32")
+        if self.cooldown not in ("linear", "step"):
+            raise ValueError("cooldown is linear or step")
         if not self.learning_rate > 0:
             raise ValueError("learning_rate must be positive")
 
@@ -73,5 +76,10 @@ def learning_rate_at(config: TrainingConfig, step: int, share_done: float) -> fl
     """The rate for the coming step, `share_done` in 0..1 of the whole run being over."""
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     left = max(0.0, 1 - share_done)
-    fall = 1.0 if left >= config.cooldown_share else config.final_rate + (1 - config.final_rate) * left / config.cooldown_share
+    if left >= config.cooldown_share:
+        fall = 1.0
+    elif config.cooldown == "step":
+        fall = config.final_rate
+    else:
+        fall = config.final_rate + (1 - config.final_rate) * left / config.cooldown_share
     return config.learning_rate * min(rise, fall)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,7 +76,7 @@ class LesionSegmenter(SavedNet, Trainable):
 
     def __init__(self, config: LesionSegmenterConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = replace(config, weights="")  # what is saved starts from nothing else
         widths = {"decoder_channels": config.decoder} if config._has_widths else {}
         file = Path(config.weights) if config.weights.endswith(".safetensors") else None
         named = (config.weights or None) if file is None else None
@@ -107,12 +107,12 @@ class LesionSegmenter(SavedNet, Trainable):
         """image (B, 3, S, S) in [-1, 1] and mask (B, 1, S, S) in {0, 1}, drawn from the mixture and augmented as it says."""
         assert isinstance(pool, Mixture)
         drawn = [pool.draw(rng) for _ in range(batch_size)]
-        return _batch([augmented(f.image, f.mask, pool.augment, rng) for f in drawn])
+        return _batch([augmented(f.image, [f.mask], pool.augment, rng) for f in drawn])
 
     def validation_batch(self, pool: Sequence, count: int, rng: np.random.Generator) -> Batch:
         """The first `count` real examples as they are."""
         assert isinstance(pool, Mixture)
-        return _batch([(f.image, f.mask) for f in pool.real[:count]])
+        return _batch([(f.image, [f.mask]) for f in pool.real[:count]])
 
     def batch_shapes(self, count: int) -> dict[str, tuple[int, ...]]:
         size = (self.config.size_px, self.config.size_px)
@@ -151,6 +151,6 @@ class LesionSegmenter(SavedNet, Trainable):
         return found
 
 
-def _batch(examples: Sequence[tuple[Image, Mask]]) -> Batch:
-    images, masks = (np.stack(part) for part in zip(*examples, strict=True))
+def _batch(examples: Sequence[tuple[Image, list[Mask]]]) -> Batch:
+    images, masks = np.stack([image for image, _ in examples]), np.stack([masks[0] for _, masks in examples])
     return {"image": to_unit(images), "mask": torch.from_numpy(masks).float()[:, None]}

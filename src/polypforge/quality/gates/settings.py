@@ -12,6 +12,8 @@ from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.quality.gates.gate import Rule
 
+SHIPPED = ("starter", "boxes", "none")
+
 
 @dataclass(frozen=True)
 class GateSettings:
@@ -60,9 +62,9 @@ class GateSettings:
 
 
 def read_gates(config: str | Path = "starter", **models: tuple[str, ...]) -> GateSettings:
-    """Settings from a YAML file, or from a shipped one ("starter", "boxes"). models: `judges` and `detectors` in place of the file's."""
+    """Settings from a YAML file, or from a shipped one (SHIPPED). models: `judges` and `detectors` in place of the file's."""
     path = Path(config)
-    if str(config) in ("starter", "boxes"):
+    if str(config) in SHIPPED:
         path = Path(str(files("polypforge") / "configs" / "gates" / f"{config}.yaml"))
     values = read_yaml(path) | {k: list(v) for k, v in models.items() if v}
     rules = values.get("gates")

@@ -1,0 +1,1 @@
+"""Lesion detection as a downstream task: networks, and average precision."""

@@ -1,0 +1,38 @@
+"""Detection as a task of a downstream plan: its network, its scores, its main figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.types import Case
+from polypforge.evaluation.comparison import Statistic
+from polypforge.evaluation.detection.average_precision import Ranked, score_boxes, summarise
+from polypforge.evaluation.detection.network import LesionDetector
+
+NAME = "detection"
+MAIN = "AP50"
+Network = LesionDetector
+
+
+def score(network: LesionDetector, cases: Iterable[Case]) -> list[dict[str, Any]]:
+    """A row for each case, in order."""
+    return [score_boxes(c.name, c.group, network.predict([c.image])[0], c.boxes) for c in cases]
+
+
+def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
+    """AP50 of each run."""
+    ranked = [Ranked(rows) for rows in runs]
+
+    def value(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.nan_to_num(np.array([r.average_precision(0, weights) for r in ranked]))
+
+    return value
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All measures with intervals."""
+    return summarise(rows)
