@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "UserError", "__version__", "expand", "load_dataset", "register_gate"]
+__all__ = ["Recipe", "UserError", "__version__", "downstream", "evaluate", "expand", "load_dataset", "register_gate"]
 
 if TYPE_CHECKING:
     from polypforge.core.errors import UserError
     from polypforge.data.layouts import open_source as load_dataset
     from polypforge.quality.gates import register_gate
     from polypforge.recipes import Recipe
+    from polypforge.workflows.downstream import downstream
+    from polypforge.workflows.evaluate import evaluate
     from polypforge.workflows.expand import expand
 
 _HOMES = {
     "expand": ("polypforge.workflows.expand", "expand"),
+    "evaluate": ("polypforge.workflows.evaluate", "evaluate"),
+    "downstream": ("polypforge.workflows.downstream", "downstream"),
     "load_dataset": ("polypforge.data.layouts", "open_source"),
     "Recipe": ("polypforge.recipes", "Recipe"),
     "register_gate": ("polypforge.quality.gates", "register_gate"),

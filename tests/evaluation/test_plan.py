@@ -1,0 +1,69 @@
+"""Plans: shipped ones are whole, bad ones are refused by key, cells are counted."""
+
+import pytest
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.evaluation.plan import plan_from, read_plan, shipped_plans
+from polypforge.evaluation.tasks import task_of
+from polypforge.quality.gates.settings import read_gates
+from polypforge.recipes import recipe_class
+from polypforge.workflows.downstream_cell import settings
+
+SMALL = {
+    "title": "t", "baseline": "real", "arms": {"real": {}, "more": {"synthetic": "made", "amounts": [0.25, 0.5], "choose": True}},
+    "supplies": {"made": {"recipe": "copy_paste"}}, "networks": {"a": {}}, "training": {"max_steps": 5}, "sizes": [4, 8], "draws": 2, "seeds": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", shipped_plans())
+def test_shipped_plans_name_only_what_exists(name):
+    plan = read_plan(name)
+    task = task_of(plan.task)
+    assert plan.title and plan.question and plan.first_cells()
+    for network in plan.networks.values():
+        from_dict(task.Network.config_class, network)
+    for supply in plan.supplies.values():
+        recipe_class(supply.recipe)
+        read_gates(supply.gates)
+    assert settings(plan.training, 100, 0).max_steps
+
+
+def test_every_arm_gets_the_same_steps_and_seeds():
+    plan = plan_from(SMALL, "here")
+    cells = plan.first_cells()
+    assert len(cells) == 2 * 2 * (3 + 2) and plan.count_later() == 2 * 2 * 2
+    later = plan.later_cells({("a", 4, 0, "more"): 0.5})
+    assert [(c.seed, c.amount) for c in later] == [(1, 0.5), (2, 0.5)]
+    assert len({plan.cell_id(c) for c in cells + later}) == len(cells) + 2
+
+
+def test_a_cell_is_known_by_all_that_describes_it():
+    plan = plan_from(SMALL, "here")
+    cell = next(c for c in plan.first_cells() if c.arm == "more")
+    grown = plan_from(SMALL | {"sizes": [4, 8, 16], "seeds": 5}, "here")
+    assert grown.cell_id(cell) == plan.cell_id(cell)
+    longer = plan_from(SMALL | {"training": {"max_steps": 6}}, "here")
+    other = plan_from(SMALL | {"supplies": {"made": {"recipe": "copy_paste", "per_real": 3.0}}}, "here")
+    assert len({p.cell_id(cell) for p in (plan, longer, other)}) == 3 and other.supply_id("made") != plan.supply_id("made")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"baseline": "nothing"}, "is no arm"), ({"arms": {"real": {"synthetic": "none"}}}, "supplies doesn't describe"), ({"sizes": []}, "at least 1"),
+    ({"arms": {"real": {"augment": "wild"}}}, "augment is one of"), ({"arms": {"real": {"real": 0.0}}}, "learns from"), ({"surprise": 1}, "unknown key 'surprise'"),
+    ({"task": "sorting"}, "segmentation or detection"), ({"networks": [1]}, "networks must be a mapping"), ({"draws": 0}, "at least 1"),
+])  # fmt: skip
+def test_bad_plans_are_refused(change, said):
+    with pytest.raises(UserError, match=said):
+        plan_from(SMALL | change, "here")
+
+
+def test_an_unknown_plan_names_those_there_are(tmp_path):
+    with pytest.raises(UserError, match="fair"):
+        read_plan(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="'title' is missing"):
+        plan_from({"arms": {}}, "here")
+
+
+def test_epochs_stand_for_steps():
+    assert settings({"epochs": 3, "batch_size": 8}, 100, 1).max_steps == 38 and settings({"max_steps": 7}, 100, 1).max_steps == 7

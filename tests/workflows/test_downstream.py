@@ -1,0 +1,168 @@
+"""Downstream experiments from data to words: leaks, resuming, growing, outside generators."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.core.files import read_json, read_jsonl, write_jsonl
+from polypforge.core.types import Case
+from polypforge.data.folder import METADATA, write_data_set
+from polypforge.evaluation.plan import plan_from
+from polypforge.phantom.render import render
+from polypforge.workflows.downstream import downstream
+from polypforge.workflows.downstream_cases import draw_cases
+from polypforge.workflows.opened import open_checked
+
+NETWORK = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32, "loss": "bce_dice"}
+PLAN = {
+    "title": "Small", "question": "Does it?", "baseline": "strong", "sizes": [6], "draws": 1, "seeds": 2, "validation": 4,
+    "arms": {"strong": {"augment": "strong"}, "given": {"augment": "strong", "synthetic": "given", "amounts": [0.5]}},
+    "supplies": {"given": {}}, "networks": {"unet": NETWORK},
+    "training": {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1, "preview_every": 0, "validate_every": 2, "validation_examples": 50},
+}  # fmt: skip
+
+
+def cases(first: int, count: int, prefix: str = "real") -> list[Case]:
+    made = []
+    for k in range(first, first + count):
+        case = render(k, 96, polyps=1)
+        case.name, case.group, case.split = f"{prefix}{k}", f"{prefix}{k}", "test" if k % 4 == 3 else "train"
+        made.append(case)
+    return made
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    write_data_set(folder, cases(400, 20))
+    return folder
+
+
+def synthetic(folder: Path, parents: list[str], first: int = 800) -> Path:
+    made = cases(first, 6, "made")
+    for k, case in enumerate(made):
+        case.split = "train"
+        parent = parents[k % len(parents)] if parents else None
+        case.provenance = {"synthetic": True} | (
+            {"request": {"background": parent, "label": "polyp", "region": [], "seed": 0}} if parent else {}
+        )
+    write_data_set(folder, made)
+    return folder
+
+
+def with_folder(folder: Path, **more):
+    return plan_from(PLAN | {"supplies": {"given": {"folder": str(folder)}}} | more, "here")
+
+
+def learned_names(real: Path, plan) -> list[str]:
+    return [c.name for c in draw_cases(open_checked(real), plan)[0].learned[plan.sizes[0]]]
+
+
+def test_draws_are_nested_disjoint_and_repeatable(real):
+    plan = plan_from(PLAN | {"sizes": [4, 6, 0], "draws": 3, "arms": {"strong": {}}}, "here")
+    opened = open_checked(real)
+    draws = draw_cases(opened, plan)
+    names = [{n: [c.name for c in part] for n, part in d.learned.items()} for d in draws]
+    held_out = {c.name for c in opened.cases("test")}
+    for draw, part in zip(draws, names, strict=True):
+        held = {c.name for c in draw.validation}
+        assert part[6][:4] == part[4] and part[0][:6] == part[6] and not held & set(part[0]) and not held_out & (held | set(part[0]))
+    assert names[0] != names[1] and [[c.name for c in d.validation] for d in draw_cases(opened, plan)] == [
+        [c.name for c in d.validation] for d in draws
+    ]
+    with pytest.raises(UserError, match="the plan needs"):
+        draw_cases(opened, plan_from(PLAN | {"sizes": [60]}, "here"))
+
+
+@pytest.mark.slow
+def test_a_plan_runs_resumes_grows_and_tells(real, tmp_path):
+    plan = with_folder(tmp_path / "made")
+    synthetic(tmp_path / "made", learned_names(real, plan))
+    result = downstream(plan, real, tmp_path / "run", workers=1, device="cpu")
+    assert result["trainings"] == 4 and len(result["words"]) == 1 and "over strong" in result["words"][0]
+    rows = {r["arm"]: r for r in result["rows"]}
+    assert rows["given"]["runs"] == 2 and rows["given"]["real"] == 6 and rows["given"]["steps"] == rows["strong"]["steps"] == 3
+    assert rows["strong"]["images"] == 5 and rows["given"]["difference"] == pytest.approx(rows["given"]["value"] - rows["strong"]["value"])
+    assert "size" in rows["given"] and 0 <= rows["strong"]["measures"]["imagewise"]["iou"]["value"] <= 1
+    files = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run" / "cells").iterdir()}
+    assert len(files) == 4 and all(name.endswith(".json") for name in files)
+    for name in ("results.json", "results.md", "results.csv", "results.tex", "forest.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    grown = with_folder(tmp_path / "made", seeds=3)
+    again = downstream(grown, real, tmp_path / "run", workers=1, device="cpu")
+    after = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run" / "cells").iterdir()}
+    assert again["trainings"] == 6 and files.items() <= after.items()  # what was done stays
+    seeds = {(c["cell"]["arm"], c["cell"]["seed"]): c["tests"] for c in map(read_json, (tmp_path / "run" / "cells").iterdir())}
+    assert seeds["strong", 0] != seeds["strong", 1]
+
+
+@pytest.mark.slow
+def test_supplies_are_made_from_the_labelled_cases_alone_and_amounts_are_chosen(real, tmp_path):
+    plan = plan_from(
+        PLAN | {
+            "seeds": 2,
+            "arms": {"strong": {"augment": "strong"}, "pasted": {"synthetic": "pasted", "amounts": [0.25, 0.75], "choose": True}},
+            "supplies": {"pasted": {"recipe": "copy_paste", "gates": "none", "per_real": 0.5}},
+        },
+        "here",
+    )  # fmt: skip
+    result = downstream(plan, real, tmp_path / "run", workers=1, device="cpu")
+    known = set(learned_names(real, plan))
+    rows = [row for path in (tmp_path / "run" / "data").rglob(METADATA) for row in read_jsonl(path)]
+    parents = {json.loads(r["provenance"])["request"]["background"] for r in rows if json.loads(r["provenance"]).get("synthetic")}
+    shown = {Path(r["image_file_name"]).stem for r in rows if not json.loads(r["provenance"]).get("synthetic")}
+    assert parents and parents <= known and shown == known
+    assert len(result["chosen"]) == 1 and result["chosen"][0]["amount"] in (0.25, 0.75)
+    assert {r["arm"]: r["runs"] for r in result["rows"]} == {"strong": 2, "pasted": 2}
+
+
+def test_synthetic_cases_from_other_peoples_labels_are_refused(real, tmp_path):
+    plan = with_folder(tmp_path / "made")
+    synthetic(tmp_path / "made", ["somebody-else", *learned_names(real, plan)])
+    with pytest.raises(UserError, match="'somebody-else'.*labels alone"):
+        downstream(plan, real, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_test_cases_among_the_synthetic_or_the_training_ones_are_refused(real, tmp_path):
+    stolen = [c for c in cases(400, 20) if c.split == "test"]
+    for case in stolen:
+        case.name, case.group, case.split = "x" + case.name, "x" + case.name, ""
+    write_data_set(tmp_path / "stolen", stolen)
+    with pytest.raises(UserError, match="show the same scene"):
+        downstream(with_folder(tmp_path / "stolen"), real, tmp_path / "run", workers=1)
+    known = [c for c in cases(400, 20) if c.split == "train"]
+    for case in known:
+        case.name, case.split = "y" + case.name, "test"
+    write_data_set(tmp_path / "same", known)
+    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
+    with pytest.raises(UserError, match="overlap"):
+        downstream(plan, real, tmp_path / "run2", tests=[tmp_path / "same"], workers=1)
+
+
+def test_missing_folders_and_splits_are_said(real, tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        downstream(with_folder(tmp_path / "nowhere"), real, tmp_path / "run")
+    untested = cases(600, 12)
+    for case in untested:
+        case.split = "train"
+    write_data_set(tmp_path / "untested", untested)
+    with pytest.raises(UserError, match="no test split"):
+        downstream(plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here"), tmp_path / "untested", tmp_path / "run")
+
+
+def test_a_run_folder_keeps_to_its_data(real, tmp_path):
+    from polypforge.workflows.run_folder import claim
+
+    claim(tmp_path / "run", "downstream", {"train": "/elsewhere", "tests": []})
+    with pytest.raises(UserError, match="train"):
+        downstream(plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here"), real, tmp_path / "run")
+
+
+def test_an_empty_supply_is_said(real, tmp_path):
+    (tmp_path / "made").mkdir()
+    write_jsonl(tmp_path / "made" / METADATA, [])
+    with pytest.raises(UserError, match="no synthetic case"):
+        downstream(with_folder(tmp_path / "made"), real, tmp_path / "run")
