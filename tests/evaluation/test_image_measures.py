@@ -179,3 +179,25 @@ def test_the_random_network_is_the_same_everywhere():
     picture[10:30, 20:40] = (200, 80, 60)
     vector = net.vector(net.look(picture)[None])[0]
     assert vector.shape == (64,) and vector[:3].tolist() == pytest.approx([-0.830662, 0.732411, -0.959017], rel=1e-3)
+
+
+def test_lpips_follows_its_definition_with_the_published_weights():
+    """Against torchmetrics' own module with the same (random) VGG16 and the weights that it ships."""
+    lpips = pytest.importorskip("torchmetrics.functional.image.lpips")
+    from polypforge.evaluation.images.perceptual import linear_weights, perceptual_distance, unit_layers
+    from polypforge.features.classic import TorchvisionEncoder
+
+    torch.manual_seed(0)
+    theirs = lpips._LPIPS(net="vgg", pnet_rand=True, pretrained=True).eval()
+    names = {f"features.{k.split('.', 1)[1]}": v.contiguous() for k, v in theirs.net.state_dict().items()}
+    from torchvision.models import vgg16
+
+    whole = vgg16(weights=None).state_dict() | names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polypforge.features.classic.load_file", lambda path: whole)
+        ours = TorchvisionEncoder("vgg16", None).eval()
+    a, b = (torch.rand(2, 3, 64, 64) * 2 - 1 for _ in range(2))
+    with torch.inference_mode():
+        expected = theirs(a, b).flatten()
+        found = perceptual_distance(unit_layers(ours, a), unit_layers(ours, b), linear_weights())
+    assert torch.allclose(found, expected, rtol=1e-3)

@@ -13,6 +13,7 @@ from polypforge.evaluation.plan import plan_from
 from polypforge.phantom.render import render
 from polypforge.workflows.downstream import downstream
 from polypforge.workflows.downstream_cases import draw_cases
+from polypforge.workflows.downstream_supply import make
 from polypforge.workflows.opened import open_checked
 
 NETWORK = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32, "loss": "bce_dice"}
@@ -124,6 +125,17 @@ def test_synthetic_cases_from_other_peoples_labels_are_refused(real, tmp_path):
     with pytest.raises(UserError, match="'somebody-else'.*labels alone"):
         downstream(plan, real, tmp_path / "run", workers=1)
     assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_what_was_made_from_validation_cases_is_left_out(real, tmp_path):
+    plan = with_folder(tmp_path / "made")
+    draw = draw_cases(open_checked(real), plan)[0]
+    synthetic(tmp_path / "made", [draw.validation[0].name, draw.learned[6][0].name])
+    kept = make(plan.supplies["given"], draw, 6, tmp_path, "given", "cpu", True)
+    assert set(kept.parents) == {draw.learned[6][0].name} and len(kept.cases) == 3
+    synthetic(tmp_path / "none", [draw.validation[0].name])
+    with pytest.raises(UserError, match="validation cases alone"):
+        make(with_folder(tmp_path / "none").supplies["given"], draw, 6, tmp_path, "given", "cpu", True)
 
 
 def test_test_cases_among_the_synthetic_or_the_training_ones_are_refused(real, tmp_path):

@@ -49,11 +49,11 @@ class Experiment:
         arm = self.plan.arms[cell.arm]
         if not arm.synthetic:
             return NOTHING
-        key, learned = (arm.synthetic, cell.size, cell.draw), self.draws[cell.draw].learned[cell.size]
+        key = arm.synthetic, cell.size, cell.draw
         if key not in self.made:
             folder = self.out / "data" / f"draw-{cell.draw}" / f"cases-{cell.size or 'all'}"
             name, supply = self.plan.supply_id(arm.synthetic), self.plan.supplies[arm.synthetic]
-            self.made[key] = make(supply, learned, folder, name, cell.draw, self.device, self.offline)
+            self.made[key] = make(supply, self.draws[cell.draw], cell.size, folder, name, self.device, self.offline)
         return self.made[key]
 
     def job(self, cell: Cell, device: str) -> Job:

@@ -27,11 +27,12 @@ class Made:
     parents: tuple[str, ...]
 
 
-def make(supply: Supply, learned: Sequence[SourceCase], folder: Path, name: str, seed: int, device: str, offline: bool) -> Made:
-    """The cases that `supply` gives beside `learned`; what is there already is not made again. Raises UserError when it would leak."""
+def make(supply: Supply, draw: Draw, size: int, folder: Path, name: str, device: str, offline: bool) -> Made:
+    """The cases that `supply` gives beside the `size` labelled ones; what is there already is not made again. Raises UserError when it
+    would leak."""
     if supply.folder:
-        return bounded(made_elsewhere(Path(supply.folder)), learned, f"supply '{name}'")
-    real = folder / "real"
+        return bounded(made_elsewhere(Path(supply.folder)), draw, size, f"supply '{name}'")
+    real, learned = folder / "real", draw.learned[size]
     if not is_data_set(real):
         write_jsonl(real / METADATA, copy_real(Source(real, "data set", list(learned)), real))
     if not (folder / name / SUMMARY).is_file():
@@ -39,10 +40,10 @@ def make(supply: Supply, learned: Sequence[SourceCase], folder: Path, name: str,
         console.print(f"Making {count} synthetic cases ({name}) from {len(learned)} real ones in {folder / name}.")
         expand(
             real, folder / name, count, recipe=supply.recipe, model=supply.model or None, gates=supply.gates,
-            judges=(supply.judge,) if supply.judge else (), budget_seconds=supply.budget_seconds, seed=seed, synthetic_only=True,
+            judges=(supply.judge,) if supply.judge else (), budget_seconds=supply.budget_seconds, seed=draw.number, synthetic_only=True,
             device=device, offline=offline,
         )  # fmt: skip
-    return bounded(made_elsewhere(folder / name), learned, f"supply '{name}'")
+    return bounded(made_elsewhere(folder / name), draw, size, f"supply '{name}'")
 
 
 def made_elsewhere(folder: Path) -> Made:
@@ -60,11 +61,11 @@ def parent_of(case: SourceCase) -> str:
     return str(request.get("background", "")) if isinstance(request, dict) else ""
 
 
-def bounded(made: Made, learned: Sequence[SourceCase], what: str) -> Made:
-    """`made`, if every real case that it shows is among those learned from. Else a comparison would credit the synthetic cases with what
-    are other people's labels: up to 12 points. Raises UserError with the names."""
-    known = {n for c in learned for n in (c.name, plain_name(c.name))}
-    foreign = sorted({p for p in made.parents if p and p not in known})
+def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
+    """`made` less what shows validation cases, if every other real case that it shows is among those learned from. Else a comparison would
+    credit the synthetic cases with what are other people's labels: up to 12 points. Raises UserError with the names."""
+    known, validation = (_names(cases) for cases in (draw.learned[size], draw.validation))
+    foreign = sorted({p for p in made.parents if p and p not in known | validation})
     if foreign:
         shown = ", ".join(f"'{n}'" for n in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
@@ -72,7 +73,15 @@ def bounded(made: Made, learned: Sequence[SourceCase], what: str) -> Made:
             f"{what} was made from real cases that the network doesn't learn from ({shown}{more}), so a gain could come from their labels "
             "alone: make it from the same cases, or let the network learn from all of them."
         )
-    return made
+    kept = [k for k, parent in enumerate(made.parents) if parent not in validation]
+    if not kept:
+        raise UserError(f"{what} was made from validation cases alone: nothing is left to learn from.")
+    return Made(tuple(made.cases[k] for k in kept), tuple(made.parents[k] for k in kept))
+
+
+def _names(cases: Sequence[SourceCase]) -> set[str]:
+    """Also as `copy_real` would write them."""
+    return {n for c in cases for n in (c.name, plain_name(c.name))}
 
 
 def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path) -> None:
@@ -82,8 +91,10 @@ def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws:
             continue
         made = made_elsewhere(Path(supply.folder))
         for draw in draws:
-            for learned in draw.learned.values():
-                bounded(made, learned, f"supply '{name}'")
+            for size in draw.learned:
+                left = len(made.cases) - len(bounded(made, draw, size, f"supply '{name}'").cases)
+            if left:
+                console.print(f"draw {draw.number}: leaving out {left} cases of '{name}' that were made from validation cases.")
         tested = [case for cases in tests.values() for case in cases]
         refuse_overlap(made.cases, tested, f"supply '{name}' ({supply.folder}) and the test cases", checks / f"overlap-{name}.json")
         if not any(made.parents):

@@ -21,7 +21,7 @@ from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within
 from polypforge.evaluation.images.inception_score import SPLITS, inception_score
-from polypforge.evaluation.images.perceptual import linear_weights, perceptual_distance
+from polypforge.evaluation.images.perceptual import linear_weights, perceptual_distance, unit_layers
 from polypforge.evaluation.images.sliced import sliced_wasserstein
 from polypforge.evaluation.masks.shapes import distribution_distances
 from polypforge.evaluation.masks.similarity import mask_similarity
@@ -41,6 +41,8 @@ DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
 DEFAULT_JUDGE = "starter:window_segmenter"
 PIXEL_SAMPLE = 128  # pictures of each set for the figures that need pixels again
 SLICED_PX = 128
+PERCEPTUAL_SAMPLE = 24  # pictures of each set
+PAIRS = 100  # of them
 SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
 LEAST_OF_A_KIND = 12
 
@@ -158,9 +160,10 @@ def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder
     found.append(Figure("ms_ssim within", kind, f"{len(within)} pairs", n, m, float(np.mean(within)), interval, own))
     weights = linear_weights() if name.startswith("vgg16") else None
     label = f"LPIPS {name}" if weights else f"unweighted, {name}"
-    for what, (a, b) in {"within": (made, made), "real to synthetic": (real, made)}.items():
-        values = _perceptual(a, b, encoder, weights, a is b)
-        floor = float(np.mean(_perceptual(real, real, encoder, weights, True)))
+    layers = [_layers(s[:PERCEPTUAL_SAMPLE], encoder) for s in (real, made)]
+    floor = float(np.mean(_perceptual(layers[0], layers[0], weights)))
+    for what, first in (("within", layers[1]), ("real to synthetic", layers[0])):
+        values = _perceptual(first, layers[1], weights)
         found.append(Figure(f"perceptual {what}", kind, label, n, m, float(np.mean(values)), bootstrap_interval(values), floor))
     return found
 
@@ -169,16 +172,17 @@ def _at(images: Sequence[Image], size: int) -> list[Image]:
     return [cv2.resize(i, (size, size), interpolation=cv2.INTER_AREA) for i in images]
 
 
-def _perceptual(a: list[Image], b: list[Image], encoder: Encoder, weights, same: bool, pairs: int = 64) -> list[float]:
-    """Of random pairs."""
-    rng = np.random.default_rng(0)
-    chosen = [tuple(rng.choice(len(a), 2, replace=False)) if same else (rng.integers(len(a)), rng.integers(len(b))) for _ in range(pairs)]
-    device, values = next(encoder.parameters()).device, []
-    for start in range(0, pairs, 16):
-        part = chosen[start : start + 16]
-        sides = [torch.stack([encoder.look(s[p[k]]) for p in part]).to(device) for k, s in enumerate((a, b))]
-        values += perceptual_distance(encoder, sides[0], sides[1], weights).tolist()
-    return values
+def _layers(images: Sequence[Image], encoder: Encoder) -> list[torch.Tensor]:
+    device = next(encoder.parameters()).device
+    parts = [unit_layers(encoder, encoder.look(i)[None].to(device)) for i in images]
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def _perceptual(a: list[torch.Tensor], b: list[torch.Tensor], weights: Sequence[torch.Tensor] | None) -> list[float]:
+    """Of random pairs; of two different pictures where both sets are one."""
+    rng, n, m = np.random.default_rng(0), len(a[0]), len(b[0])
+    pairs = [rng.choice(n, 2, replace=False) if a is b else (rng.integers(n), rng.integers(m)) for _ in range(PAIRS)]
+    return [float(perceptual_distance([x[[i]] for x in a], [y[[j]] for y in b], weights)) for i, j in pairs]
 
 
 def _notes(pictures: Sequence[Pictures]) -> list[str]:

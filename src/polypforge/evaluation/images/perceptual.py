@@ -24,16 +24,18 @@ def linear_weights() -> list[Tensor]:
 
 
 @torch.inference_mode()
-def perceptual_distance(encoder: Encoder, a: Tensor, b: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
-    """(B, 3, S, S) in [-1, 1] twice -> (B,): squared differences of unit-length features, weighted by channel, averaged over places, summed
-    over layers. weights: None counts every channel once over their number (a network without LPIPS weights)."""
-    total = torch.zeros(len(a))
-    for layer, (x, y) in enumerate(zip(encoder.maps(a), encoder.maps(b), strict=True)):
-        difference = (_unit(x.float()) - _unit(y.float())).square()
+def unit_layers(encoder: Encoder, images: Tensor) -> list[Tensor]:
+    """(B, 3, S, S) in [-1, 1] -> for each layer (B, C, h, w) features of unit length at each place, on the CPU."""
+    return [(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)).cpu() for x in (m.float() for m in encoder.maps(images))]
+
+
+def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
+    """`unit_layers` of as many pictures twice -> (B,): squared differences, weighted by channel, averaged over places, summed over layers.
+
+    weights: None counts every channel of a layer equally, with sum 1 (a network without LPIPS weights).
+    """
+    total = torch.zeros(len(a[0]))
+    for layer, (x, y) in enumerate(zip(a, b, strict=True)):
         weight = torch.full((x.shape[1],), 1 / x.shape[1]) if weights is None else weights[layer]
-        total += (difference * weight.view(1, -1, 1, 1)).sum(1).mean((-2, -1)).cpu()
+        total += ((x - y).square() * weight.view(1, -1, 1, 1)).sum(1).mean((-2, -1))
     return total
-
-
-def _unit(features: Tensor) -> Tensor:
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)

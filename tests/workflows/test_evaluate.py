@@ -1,0 +1,78 @@
+"""`evaluate` from two folders to a table, resumed, and on sets that can't be compared."""
+
+import numpy as np
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.data.folder import write_data_set
+from polypforge.phantom.render import render
+from polypforge.workflows.evaluate import evaluate
+
+FAST = {"extractors": ("random_vgg",), "judge": "", "device": "cpu"}
+
+
+def folder(path, first, count, synthetic=False, size=96):
+    cases = [render(k, size, polyps=1) for k in range(first, first + count)]
+    for case in cases:
+        case.name = case.group = f"c{case.name}"
+        case.provenance = {"synthetic": True} if synthetic else {}
+    write_data_set(path, cases)
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("real") / "real", 300, 14)
+
+
+@pytest.mark.slow
+def test_every_figure_has_extractor_numbers_and_resizing(real, tmp_path):
+    made = folder(tmp_path / "made", 340, 13, synthetic=True, size=112)
+    result = evaluate(real, made, tmp_path / "out", **(FAST | {"judge": "starter:window_segmenter"}))
+    assert result["n"] == {"real": 14, "synthetic": 13}
+    by = {(f["pictures"], f["measure"]): f for f in result["figures"]}
+    assert (
+        by["lesion", "kid"]["extractor"] == "random_vgg (area to 128)"
+        and by["lesion", "kid"]["interval"][0] < by["lesion", "kid"]["interval"][1]
+    )
+    assert by["frame", "frechet"]["value"] is None and "KID" in by["frame", "frechet"]["note"]  # 13 pictures in 64 dimensions
+    for measure in ("sliced_wasserstein mean", "ms_ssim within", "perceptual within", "perceptual real to synthetic", "coverage"):
+        assert by["lesion", measure]["value"] is not None and by["lesion", measure]["floor"] is not None
+    masks = result["masks"]
+    assert masks["sim iou with turns"]["value"] >= masks["sim iou"]["value"] and masks["sharpness"]["synthetic"]["n"] == 13
+    assert 0 <= masks["agreement"]["real"]["value"] <= 1
+    text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "random_vgg (area to 128)" in text and "two halves of the real" in text and "starter:window_segmenter" in text
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "features").rglob("*.safetensors")}
+    again = evaluate(real, made, tmp_path / "out", **(FAST | {"judge": "starter:window_segmenter"}))
+    assert again == result and kept == {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "features").rglob("*.safetensors")}
+
+
+def test_sets_that_cannot_be_compared_are_refused(real, tmp_path):
+    made = folder(tmp_path / "made", 340, 3, synthetic=True)
+    for first, second, said in ((made, real, "synthetic cases only"), (real, real, "given as real and as synthetic")):
+        with pytest.raises(UserError, match=said):
+            evaluate(first, second, tmp_path / "out", **FAST)
+    copies = folder(tmp_path / "copies", 300, 5)
+    with pytest.raises(UserError, match="byte for byte"):
+        evaluate(real, copies, tmp_path / "out", **FAST)
+    with pytest.raises(UserError, match="holds one case"):
+        evaluate(real, folder(tmp_path / "one", 350, 1, synthetic=True), tmp_path / "out", **FAST)
+    with pytest.raises(UserError, match="no case of the split test"):
+        evaluate(real, made, tmp_path / "out", split="test", **FAST)
+    with pytest.raises(UserError, match="evaluation-nowhere"):
+        evaluate(real, tmp_path / "evaluation-nowhere", tmp_path / "out", **FAST)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_grey_frames_and_missing_masks_are_measured_as_far_as_they_go(real, tmp_path):
+    cases = [render(k, 96, polyps=1) for k in range(360, 364)]
+    for case in cases:
+        case.image = np.repeat(case.image.mean(-1, keepdims=True).astype(np.uint8), 3, -1)
+        case.mask, case.provenance = None, {"synthetic": True}
+    write_data_set(tmp_path / "grey", cases)
+    result = evaluate(real, tmp_path / "grey", tmp_path / "out", **FAST)
+    assert result["masks"] is None and any(
+        f["measure"] == "kid" and f["value"] is not None for f in result["figures"] if f["pictures"] == "frame"
+    )
