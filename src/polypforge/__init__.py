@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from polypforge.data.layouts import open_source as load_dataset
     from polypforge.quality.gates import register_gate
     from polypforge.recipes import Recipe
-    from polypforge.workflows.downstream import downstream
+    from polypforge.workflows.downstream.experiment import downstream
     from polypforge.workflows.evaluate import evaluate
     from polypforge.workflows.expand import expand
 
 _HOMES = {
     "expand": ("polypforge.workflows.expand", "expand"),
     "evaluate": ("polypforge.workflows.evaluate", "evaluate"),
-    "downstream": ("polypforge.workflows.downstream", "downstream"),
+    "downstream": ("polypforge.workflows.downstream.experiment", "downstream"),
     "load_dataset": ("polypforge.data.layouts", "open_source"),
     "Recipe": ("polypforge.recipes", "Recipe"),
     "register_gate": ("polypforge.quality.gates", "register_gate"),

@@ -8,7 +8,7 @@ from polypforge.evaluation.plan import plan_from, read_plan, shipped_plans
 from polypforge.evaluation.tasks import task_of
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import recipe_class
-from polypforge.workflows.downstream_cell import settings
+from polypforge.workflows.downstream.cell import settings
 
 SMALL = {
     "title": "t", "baseline": "real", "arms": {"real": {}, "more": {"synthetic": "made", "amounts": [0.25, 0.5], "choose": True}},

@@ -11,9 +11,9 @@ from polypforge.core.types import Case
 from polypforge.data.folder import METADATA, write_data_set
 from polypforge.evaluation.plan import plan_from
 from polypforge.phantom.render import render
-from polypforge.workflows.downstream import downstream
-from polypforge.workflows.downstream_cases import draw_cases
-from polypforge.workflows.downstream_supply import make
+from polypforge.workflows.downstream.cases import draw_cases
+from polypforge.workflows.downstream.experiment import downstream
+from polypforge.workflows.downstream.supply import make
 from polypforge.workflows.opened import open_checked
 
 NETWORK = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32, "loss": "bce_dice"}

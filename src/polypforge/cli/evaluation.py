@@ -29,7 +29,7 @@ def downstream(
 ) -> None:
     """Does it help? Train segmenters or detectors with and without synthetic cases and compare them on real ones."""
     from polypforge.core.errors import UserError
-    from polypforge.workflows.downstream import downstream as run
+    from polypforge.workflows.downstream.experiment import downstream as run
 
     if plan is None and synthetic is None:
         raise UserError("give a plan (polypforge downstream fair ...) or --synthetic FOLDER.")

@@ -13,7 +13,7 @@ from polypforge.data.folder import METADATA, is_data_set, read_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.evaluation.plan import Plan, Supply
-from polypforge.workflows.downstream_cases import Draw
+from polypforge.workflows.downstream.cases import Draw
 from polypforge.workflows.expand import SUMMARY, expand
 from polypforge.workflows.export_cases import copy_real, plain_name
 from polypforge.workflows.overlap import refuse_overlap

@@ -1,4 +1,4 @@
-"""`polypforge downstream`: does it help? A plan of trainings with and without synthetic cases, cell by cell, and what it shows."""
+"""The experiment from data and plan to results."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from polypforge.core.files import read_json
 from polypforge.evaluation.plan import Cell, Plan, read_plan
 from polypforge.models.locate import set_offline
 from polypforge.workflows.device import device_of
-from polypforge.workflows.downstream_cases import Draw, draw_cases, open_tests
-from polypforge.workflows.downstream_cell import Job, quiet_worker, run, settings
-from polypforge.workflows.downstream_results import Results, write_results
-from polypforge.workflows.downstream_supply import Made, make, refuse_foreign
+from polypforge.workflows.downstream.cases import Draw, draw_cases, open_tests
+from polypforge.workflows.downstream.cell import Job, quiet_worker, run, settings
+from polypforge.workflows.downstream.results import Results, write_results
+from polypforge.workflows.downstream.supply import Made, make, refuse_foreign
 from polypforge.workflows.opened import keep_report, open_checked
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
