@@ -32,12 +32,22 @@ def test_images_of_one_group_are_one_witness():
     assert np.diff(tight.interval) > 1.5 * np.diff(loose.interval)
 
 
+def test_draws_that_differ_widen_the_interval():
+    base = np.full((6, 30), 0.5)
+    by_draw = base + np.array([0.1, 0.1, 0.1, -0.1, -0.1, -0.1])[:, None] + np.linspace(-0.01, 0.01, 6)[:, None]
+    mixed = base + np.array([0.1, -0.1, 0.1, -0.1, 0.1, -0.1])[:, None] + np.linspace(-0.01, 0.01, 6)[:, None]
+    names, draws = [str(i) for i in range(30)], [0, 0, 0, 1, 1, 1]
+    wide, narrow = (compare(mean_of(a), mean_of(base), names, draws).interval for a in (by_draw, mixed))
+    assert np.diff(wide) > 1.3 * np.diff(narrow)
+
+
 def test_what_a_comparison_says():
     base = np.full((4, 20), 0.5)
     better = base + np.linspace(0.04, 0.06, 20)
     found = compare(mean_of(better), mean_of(base), [str(i) for i in range(20)], [0, 0, 1, 1])
     assert found.verdict == "helped" and found.better == 4 and found.difference == pytest.approx(0.05) and len(found.by_draw) == 2
     assert compare(mean_of(base - 0.05), mean_of(base), ["a", "b"] * 10, [0, 0, 1, 1]).verdict == "harmed"
+    assert "once" in compare(mean_of(better[:1]), mean_of(base[:1]), [str(i) for i in range(20)], [0]).verdict
     assert "no difference" in Comparison(0.01, (-0.02, 0.04), 3, 1, 0.6, 4, 20, (0.01,)).verdict
     with pytest.raises(ValueError, match="nothing"):
         compare(mean_of(base), mean_of(base), [], [])

@@ -12,7 +12,7 @@ from polypforge.data.folder import METADATA, write_data_set
 from polypforge.evaluation.plan import plan_from
 from polypforge.phantom.render import render
 from polypforge.workflows.downstream.cases import draw_cases
-from polypforge.workflows.downstream.experiment import downstream
+from polypforge.workflows.downstream.experiment import Experiment, downstream
 from polypforge.workflows.downstream.supply import make
 from polypforge.workflows.opened import open_checked
 
@@ -152,6 +152,35 @@ def test_test_cases_among_the_synthetic_or_the_training_ones_are_refused(real, t
     plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
     with pytest.raises(UserError, match="overlap"):
         downstream(plan, real, tmp_path / "run2", tests=[tmp_path / "same"], workers=1)
+
+
+def test_test_sets_without_masks_are_refused_and_the_folder_stays_free(real, tmp_path):
+    boxed = cases(700, 4)
+    for case in boxed:
+        case.mask, case.split = None, "test"
+    write_data_set(tmp_path / "boxed", boxed)
+    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
+    with pytest.raises(UserError, match="boxes but no mask"):
+        downstream(plan, real, tmp_path / "run", tests=[tmp_path / "boxed"], workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cells_are_known_by_the_content_of_their_cases(real, tmp_path):
+    plan = with_folder(tmp_path / "made")
+    draws = draw_cases(open_checked(real), plan)
+    cell = next(c for c in plan.first_cells() if c.arm == "given")
+    found = []
+    for first in (800, 900):
+        synthetic(tmp_path / f"made-{first}", [draws[0].learned[6][0].name], first)
+        other = with_folder(tmp_path / f"made-{first}")
+        found.append(Experiment(other, draws, {}, tmp_path, "cpu", True))
+    held = tuple(draws[0].validation[:2])
+    tested = Experiment(
+        plan_from(PLAN | {"supplies": {"given": {"folder": str(tmp_path / "made-800")}}}, "here"), draws, {"t": held}, tmp_path, "cpu", True
+    )
+    assert len({e.result(cell) for e in (*found, tested)}) == 3
+    again = Experiment(found[0].plan, draw_cases(open_checked(real), plan), {}, tmp_path, "cpu", True)
+    assert again.result(cell) == found[0].result(cell)
 
 
 def test_missing_folders_and_splits_are_said(real, tmp_path):

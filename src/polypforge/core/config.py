@@ -86,7 +86,7 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
             level[parent] = dict(level.get(parent) or {})
             level = level[parent]
         try:
-            level[last] = yaml.safe_load(text)
+            level[last] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment}: the value is not valid YAML ({str(error).splitlines()[0]}).") from error
     return result

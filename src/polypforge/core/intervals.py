@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+PICKS_AT_ONCE = 1 << 22
+
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean. Raises ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError("an interval needs at least two values")
     array = np.asarray(values, np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(array), (resamples, len(array)))
-    means = array[picks].mean(1)
+    rng, rows = np.random.default_rng(seed), max(1, PICKS_AT_ONCE // len(array))
+    parts = [array[rng.integers(0, len(array), (min(rows, resamples - k), len(array)))].mean(1) for k in range(0, resamples, rows)]
+    means = np.concatenate(parts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import read_image
+from polypforge.core.seeding import content_hash
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Mask
 from polypforge.masks.shapes import component_boxes
 
@@ -45,6 +46,16 @@ class SourceCase:
         label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)
         kept = classes if len(classes) > 1 else {}
         return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
+
+
+def state_of(cases: Sequence[SourceCase]) -> str:
+    """A hash of what is known of the cases and of their files' sizes and change times: another hash, other cases."""
+    rows = []
+    for case in cases:
+        stats = [path.stat() for path in (case.image_path, *case.mask_paths)]
+        known = [case.name, case.label, case.group, [list(b) for b in case.boxes], case.provenance]
+        rows.append([*known, [[s.st_size, s.st_mtime_ns] for s in stats]])
+    return content_hash(rows)
 
 
 @dataclass

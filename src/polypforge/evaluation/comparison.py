@@ -33,6 +33,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """In words, as far as the figures bear it."""
+        if self.runs < 2:
+            return "was tried once, which shows nothing yet,"
         low, high = self.interval
         if low > 0:
             return "helped"
@@ -54,8 +56,9 @@ def compare(
 ) -> Comparison:
     """Of runs that differ in the arm alone. groups: of each test image. draws: of each run, the number of its draw of training cases.
 
-    The interval has two parts: a bootstrap over groups of test images, and the spread of the runs, with Student's t for their small number.
-    draws are told apart in `by_draw`, for two of them bear no interval of their own. Raises ValueError for no runs.
+    The interval has two parts: a bootstrap over groups of test images, and the spread of the runs, or of the draws' means where that is
+    larger, with Student's t for the number of runs. `by_draw` tells the draws apart: a few of them bear no interval of their own.
+    Raises ValueError for no runs.
     """
     if not len(draws) or not len(groups):
         raise ValueError("there is nothing to compare")
@@ -68,12 +71,14 @@ def compare(
         means[k] = (arm(weights) - baseline(weights)).mean()
     per_run = arm(np.ones(len(groups))) - baseline(np.ones(len(groups)))
     n = len(per_run)
+    by_draw = tuple(float(per_run[np.asarray(draws) == d].mean()) for d in sorted(set(draws)))
     of_images, of_runs = float(means.var()), float(per_run.var(ddof=1) / n) if n > 1 else 0.0
+    if len(by_draw) > 1:  # seeds of one draw are alike: where draws differ more than seeds, they decide
+        of_runs = max(of_runs, float(np.var(by_draw, ddof=1) / len(by_draw)))
     total = of_images + of_runs
     free = (n - 1) * (total / of_runs) ** 2 if of_runs else np.inf  # Welch and Satterthwaite; images are many
     half = float(student.ppf(0.975, free) * np.sqrt(total)) if np.isfinite(free) else 1.959964 * float(np.sqrt(total))
     mean = float(per_run.mean())
-    by_draw = tuple(float(per_run[np.asarray(draws) == d].mean()) for d in sorted(set(draws)))
     better, worse = int((per_run > 0).sum()), int((per_run < 0).sum())
     return Comparison(mean, (mean - half, mean + half), better, worse, sign_test(better, worse), n, len(groups), by_draw)
 

@@ -18,6 +18,7 @@ from polypforge.evaluation.images.manifold import NEIGHBOURS, manifold_measures
 
 Features = NDArray[np.float32]
 MOST_FOR_PAIRS = 4000  # figures that look at all pairs take a random part of larger sets
+MOST_FOR_MOMENTS = 20_000  # so does the interval of a Fréchet distance
 VENDI_ROWS = 1000
 LEAST_FOR_INTERVAL = 2 * (NEIGHBOURS + 1)  # a half must still have neighbours
 LEAST_FOR_LIMIT = 50
@@ -26,7 +27,8 @@ LEAST_FOR_LIMIT = 50
 @dataclass(frozen=True)
 class Figure:
     """measure of `pictures` (frame or lesion) by `extractor` (with its resizing). real, made: how many. value: None where it would mean
-    nothing, and `note` says why. interval: 95 %, over the choice of pictures. floor: the value of two random halves of the real set."""
+    nothing, and `note` says why. interval: 95 %, over the choice of pictures. floor: the value of two random parts of the real
+    set, the second as large as the made set, or half of the real one if that is smaller."""
 
     measure: str
     pictures: str
@@ -44,26 +46,27 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measure:
-    """least: fewest pictures of either set for which it means anything. rows: most that it looks at; None: all. share: lies in 0..1."""
+    """least: fewest pictures of either set for which it means anything. rows: most that it looks at. share: lies in 0..1."""
 
     name: str
     statistic: Callable[[Features, Features], float]
     least: int
-    rows: int | None = MOST_FOR_PAIRS
+    rows: int = MOST_FOR_PAIRS
     share: bool = False
 
     def figure(self, real: Features, made: Features, pictures: str, extractor: str) -> Figure:
         n, m = len(real), len(made)
         if min(n, m) < self.least:
             return Figure(self.name, pictures, extractor, n, m, None, note=self._refusal(min(n, m), real))
-        a, b = (x if self.rows is None else _part(x, self.rows) for x in (real, made))
-        value = self.statistic(a, b)
+        a, b = (_part(x, self.rows) for x in (real, made))
+        value = self.statistic(a, b) if self.name != "frechet" else self.statistic(real, made)  # its moments are gathered in chunks
         interval, floor = None, None
         if min(len(a), len(b)) >= LEAST_FOR_INTERVAL:
             low, high = half_sample_interval(value, lambda i, j: self.statistic(a[i], b[j]), (len(a), len(b)))
             interval = (max(0.0, low), min(1.0, high)) if self.share else (low, high)
-            order = np.random.default_rng(0).permutation(len(a))
-            floor = self.statistic(a[np.sort(order[::2])], a[np.sort(order[1::2])])
+            order, k = np.random.default_rng(0).permutation(len(a)), min(len(b), len(a) // 2)
+            if min(k, len(a) - k) >= self.least:
+                floor = self.statistic(a[np.sort(order[k:])], a[np.sort(order[:k])])
         return Figure(self.name, pictures, extractor, n, m, value, interval, floor)
 
     def _refusal(self, n: int, features: Features) -> str:
@@ -74,7 +77,7 @@ class Measure:
 
 def measures_for(width: int, clip: bool) -> list[Measure]:
     """Of features with `width` dimensions; CMMD for CLIP embeddings."""
-    found = [Measure("frechet", frechet, width + 1, None), Measure("kid", kid, 2)]
+    found = [Measure("frechet", frechet, width + 1, MOST_FOR_MOMENTS), Measure("kid", kid, 2)]
     if clip:
         found.append(Measure("cmmd", cmmd, 2))
     names = ("precision", "recall", "density", "coverage")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -34,6 +35,14 @@ class Supply:
     most: int = 100000
     folder: str = ""
 
+    def __post_init__(self) -> None:
+        if self.recipe == "folder":  # made elsewhere, whichever way it is said
+            object.__setattr__(self, "folder", self.folder or self.model)
+            if not self.folder:
+                raise ValueError("cases made elsewhere need their folder")
+        if not self.per_real > 0 or self.most < 1:
+            raise ValueError("per_real and most are positive")
+
     def count(self, real: int) -> int:
         return max(1, min(self.most, round(self.per_real * real)))
 
@@ -58,6 +67,10 @@ class Arm:
             raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}; mode one of {', '.join(MODES)}")
         if not 0 <= self.real <= 1 or (not self.real and not self.synthetic) or not self.amounts:
             raise ValueError("an arm learns from real cases, synthetic ones or both, with at least one amount")
+        if self.choose and not self.synthetic:
+            raise ValueError("an arm without synthetic cases has no amount to choose")
+        for amount in self.amounts:
+            Mix(self.mode, amount, self.probability)
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,8 @@ class Cell:
 class Plan:
     """title, question: what it is about. baseline: the arm that the others are compared with. sizes: numbers of labelled cases (0: all).
     draws: how often they are drawn; seeds: trainings for each draw. validation: cases that choose checkpoint and amount. normal: frames
-    without lesion that every arm gets beside them. task: segmentation or detection. networks, training: by name; settings of all."""
+    without lesion that every arm gets beside them (-1: all there are). task: segmentation or detection. networks: settings by name.
+    training: of all networks. published: rows of the paper, shown beside ours."""
 
     title: str
     baseline: str
@@ -95,7 +109,7 @@ class Plan:
     draws: int = 1
     seeds: int = 1
     validation: int = 32
-    normal: int = 0
+    normal: int = -1
     published: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -106,11 +120,18 @@ class Plan:
         for name, arm in self.arms.items():
             if arm.synthetic and arm.synthetic not in self.supplies:
                 raise ValueError(f"arm '{name}' asks for synthetic cases '{arm.synthetic}', which supplies doesn't describe")
+            if set(arm.sizes) - set(self.sizes):
+                raise ValueError(f"arm '{name}' is for sizes that the plan doesn't have: {self.sizes}")
+        if self.arms[self.baseline].synthetic and not self.arms[self.baseline].choose:
+            raise ValueError("the baseline learns from real cases alone, or chooses its amount")
+        for name in self.supplies:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name):
+                raise ValueError(f"supply '{name}' becomes a folder: use letters, digits, - and _")
         if (
             min(self.draws, self.seeds, self.validation) < 1
             or not self.sizes
             or min(self.sizes) < 0
-            or self.normal < 0
+            or self.normal < -1
             or not self.networks
         ):
             raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty")
@@ -144,9 +165,6 @@ class Plan:
         return content_hash(
             [asdict(cell), way, supply, self.networks[cell.network], self.training, self.task, self.validation, self.normal]
         )
-
-    def supply_id(self, name: str) -> str:
-        return f"{name}-{content_hash(asdict(self.supplies[name]), 6)}"
 
     def mix(self, cell: Cell) -> Mix:
         arm = self.arms[cell.arm]

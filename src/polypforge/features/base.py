@@ -15,20 +15,23 @@ class Encoder(nn.Module):
     """image: (B, 3, S, S) float32 in [-1, 1], any S unless said.
 
     look_px: the side S at which whole frames are looked at. patch_px: pixels of that side which one patch feature stands for.
-    name, version: as the user named it, and a hash of the weights; set when the encoder is opened. resize: how `look` resizes, in words.
+    name, version: as the user named it, and a hash of the weights; set when the encoder is opened.
     """
 
     look_px: int = 256
     patch_px: int = 16
     name: str = ""
     version: str = ""
-    resize: str = ""
 
     def look(self, image: Image) -> Tensor:
         """(H, W, 3) uint8 of any size -> what `vector` takes of it: (3, S, S) float32 in [-1, 1], stretched to a square."""
-        self.resize = self.resize or f"area to {self.look_px}"
         small = cv2.resize(image, (self.look_px, self.look_px), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(small).permute(2, 0, 1).float() / 127.5 - 1
+
+    @property
+    def resizing(self) -> str:
+        """How `look` resizes, in words."""
+        return f"area to {self.look_px}"
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w), fine to coarse, for perceptual losses. Raises UserError where an encoder has none."""

@@ -78,7 +78,10 @@ class FidInception(Encoder):
         if resize not in RESIZES:
             raise ValueError(f"resize is one of {', '.join(RESIZES)}")
         self.net, self.kind, self.look_px = _fused(net.eval()), resize, INPUT_PX
-        self.resize = f"{resize} to {INPUT_PX}"
+
+    @property
+    def resizing(self) -> str:
+        return f"{self.kind} to {INPUT_PX}"
 
     def look(self, image: Image) -> Tensor:
         resized = tensorflow_resize(image) if self.kind == "tensorflow" else clean_resize(image)

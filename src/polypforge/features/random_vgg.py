@@ -35,7 +35,7 @@ class RandomVGG(Encoder):
         side = LOOK_PX // 32
         self.stack = nn.Sequential(*layers)
         self.head = _filled(nn.Linear(before * side * side, DIMENSIONS), before * side * side, rng)
-        self.name, self.version, self.resize = "random_vgg", f"numpy-{SEED}", f"area to {LOOK_PX}"
+        self.name, self.version = "random_vgg", f"numpy-{SEED}"
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """After the last activation before each halving."""

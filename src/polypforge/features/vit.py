@@ -28,7 +28,10 @@ class ClipEncoder(Encoder):
 
         self.net = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self.look_px = int(self.net.config.image_size)
-        self.resize = f"bicubic to {self.look_px}"
+
+    @property
+    def resizing(self) -> str:
+        return f"bicubic to {self.look_px}"
 
     def look(self, image: Image) -> Tensor:
         return bicubic(image, self.look_px)
@@ -60,9 +63,11 @@ class TransformersEncoder(Encoder):
         self.extra_tokens = 1 + getattr(config, "num_register_tokens", 0)
 
     def look(self, image: Image) -> Tensor:
-        size = self.net.config.image_size
-        self.resize = f"bicubic to {size}"
-        return bicubic(image, size)
+        return bicubic(image, self.net.config.image_size)
+
+    @property
+    def resizing(self) -> str:
+        return f"bicubic to {self.net.config.image_size}"
 
     def vector(self, image: Tensor) -> Tensor:
         size = self.net.config.image_size

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from polypforge.core.files import whole_file, write_text
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#f0e442")  # Okabe & Ito, told apart by all
-COLUMNS = ("network", "size", "test", "arm", "amount", "real", "synthetic", "runs", "images", "value", "low", "high", "difference",
+COLUMNS = ("network", "size", "test", "arm", "amount", "real", "synthetic", "steps", "runs", "images", "value", "low", "high", "difference",
            "difference_low", "difference_high", "better", "worse", "p")  # fmt: skip
 
 
@@ -31,14 +31,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     for network, test in _parts(results["rows"]):
         rows = [r for r in results["rows"] if (r["network"], r["test"]) == (network, test)]
         lines += ["", f"## {network}, {test} ({rows[0]['images']} images)", ""]
-        lines += [
-            f"| labelled | arm | synthetic | runs | {results['measure']} (95 %) | against {results['baseline']} (95 %) | better | p |"
-        ]
-        lines += ["|---|---|---|---|---|---|---|---|"]
+        measure, against = f"{results['measure']} (95 %)", f"against {results['baseline']} (95 %)"
+        lines += [f"| labelled | arm | synthetic | steps | runs | {measure} | {against} | better | p |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
         for row in rows:
-            lines.append(
-                f"| {row['size'] or 'all'} | {_arm(row)} | {row['synthetic']} | {row['runs']} | {_value(row)} | {_difference(row)} |"
-            )
+            counts = f"| {row['size'] or 'all'} | {_arm(row)} | {row['synthetic']} | {row['steps']} | {row['runs']} "
+            lines.append(f"{counts}| {_value(row)} | {_difference(row)} |")
     if results["published"]:
         keys = list(dict.fromkeys(k for row in results["published"] for k in row))
         lines += [

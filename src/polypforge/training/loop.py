@@ -98,7 +98,8 @@ class Trainer:
                     self._checkpoint()
             coming.cancel()
         if progress.step > first:  # nothing new is to be said of a run that was finished already
-            self._validate(writer)
+            if not self.stop_asked:  # off its schedule, it could keep another best copy than a run that was never stopped
+                self._validate(writer)
             self._preview()
         self._checkpoint()
         if self._is_main:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
@@ -29,7 +30,7 @@ from polypforge.evaluation.measures import Figure, compare_features
 from polypforge.features import Encoder
 from polypforge.features.inception import FidInception
 from polypforge.features.vit import ClipEncoder
-from polypforge.models.locate import locate, set_offline
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.judges import load_judge
 from polypforge.reporting.evaluation import markdown
 from polypforge.workflows.device import device_of
@@ -41,8 +42,8 @@ DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
 DEFAULT_JUDGE = "starter:window_segmenter"
 PIXEL_SAMPLE = 128  # pictures of each set for the figures that need pixels again
 SLICED_PX = 128
-PERCEPTUAL_SAMPLE = 24  # pictures of each set
-PAIRS = 100  # of them
+PERCEPTUAL_SAMPLE = 40  # pictures of each set
+MOST_FOR_LOGITS = 50_000
 SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
 LEAST_OF_A_KIND = 12
 
@@ -72,10 +73,11 @@ def evaluate(
     sets = _open_both(real, synthetic, split, layout)
     encoders = [open_encoder(name, device) for name in extractors]
     seer = load_judge(locate(judge)).to(device) if judge else None
+    seen_by = weights_hash(locate(judge)) if judge else ""
     look = open_encoder(perceptual, device)
     console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
     names = ("real", "synthetic")
-    pictures = [read_pictures(w, s.cases, encoders, seer, out / "features", device) for w, s in zip(names, sets, strict=True)]
+    pictures = [read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device) for w, s in zip(names, sets, strict=True)]
     figures = [f for kind in KINDS for e in encoders for f in _of_features(pictures, e, kind)]
     pixels = [_pixels(s) for s in sets]
     figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
@@ -123,12 +125,14 @@ def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> l
     real, made = (p.features[encoder.name, kind] for p in pictures)
     if not len(real) or not len(made):
         return []
-    name = f"{encoder.name} ({encoder.resize})"
+    name = f"{encoder.name} ({encoder.resizing})"
     found = compare_features(real, made, kind, name, isinstance(encoder, ClipEncoder))
     if isinstance(encoder, FidInception) and len(made) >= SPLITS:
-        logits = encoder.logits(torch.from_numpy(np.array(made)).to(next(encoder.parameters()).device)).detach().cpu().numpy()
+        part = torch.from_numpy(np.array(made[:MOST_FOR_LOGITS])).to(next(encoder.parameters()).device)
+        logits = encoder.logits(part).detach().cpu().numpy()
         mean, spread = inception_score(logits)
-        found.append(Figure("inception_score", kind, name, len(real), len(made), mean, (mean - 2 * spread, mean + 2 * spread)))
+        half = float(student.ppf(0.975, SPLITS - 1)) * spread / np.sqrt(SPLITS)
+        found.append(Figure("inception_score", kind, name, len(real), len(made), mean, (mean - half, mean + half)))
     return found
 
 
@@ -156,15 +160,16 @@ def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder
     small = [_at(s, SIDE_PX) for s in (real, made)]
     within = ms_ssim_within(small[1])
     own = float(np.mean(ms_ssim_within(small[0])))
-    interval = bootstrap_interval(within) if len(within) > 1 else None
-    found.append(Figure("ms_ssim within", kind, f"{len(within)} pairs", n, m, float(np.mean(within)), interval, own))
+    found.append(Figure("ms_ssim within", kind, f"{len(within)} pairs", n, m, float(np.mean(within)), floor=own))
     weights = linear_weights() if name.startswith("vgg16") else None
     label = f"LPIPS {name}" if weights else f"unweighted, {name}"
     layers = [_layers(s[:PERCEPTUAL_SAMPLE], encoder) for s in (real, made)]
     floor = float(np.mean(_perceptual(layers[0], layers[0], weights)))
     for what, first in (("within", layers[1]), ("real to synthetic", layers[0])):
         values = _perceptual(first, layers[1], weights)
-        found.append(Figure(f"perceptual {what}", kind, label, n, m, float(np.mean(values)), bootstrap_interval(values), floor))
+        used = len(layers[0][0]), len(layers[1][0])
+        interval = bootstrap_interval(values) if len(values) > 1 else None
+        found.append(Figure(f"perceptual {what}", kind, label, *used, float(np.mean(values)), interval, floor))
     return found
 
 
@@ -179,9 +184,9 @@ def _layers(images: Sequence[Image], encoder: Encoder) -> list[torch.Tensor]:
 
 
 def _perceptual(a: list[torch.Tensor], b: list[torch.Tensor], weights: Sequence[torch.Tensor] | None) -> list[float]:
-    """Of random pairs; of two different pictures where both sets are one."""
-    rng, n, m = np.random.default_rng(0), len(a[0]), len(b[0])
-    pairs = [rng.choice(n, 2, replace=False) if a is b else (rng.integers(n), rng.integers(m)) for _ in range(PAIRS)]
+    """Of pairs, each picture in one of them, so that they are independent."""
+    n, m = len(a[0]), len(b[0])
+    pairs = [(k, k + 1) for k in range(0, n - 1, 2)] if a is b else [(k, k) for k in range(min(n, m))]
     return [float(perceptual_distance([x[[i]] for x in a], [y[[j]] for y in b], weights)) for i, j in pairs]
 
 
@@ -216,7 +221,8 @@ def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, A
 
 def _of_masks(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
     """SIM, distributions, sharpness of outlines, agreement with the judge; None without masks on either side."""
-    masks = [[m for c in s.cases[: 4 * PIXEL_SAMPLE] if (m := c.load().mask) is not None and m.any()] for s in sets]
+    picks = [[s.cases[k] for k in np.random.default_rng(1).permutation(len(s))[: 4 * PIXEL_SAMPLE]] for s in sets]
+    masks = [[m for c in cases if (m := c.load().mask) is not None and m.any()] for cases in picks]
     if not all(masks):
         return None
     real, made = masks

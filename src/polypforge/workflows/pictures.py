@@ -19,7 +19,7 @@ from polypforge.core.files import read_jsonl, whole_file, write_jsonl
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import around_mask
-from polypforge.data.source import SourceCase
+from polypforge.data.source import SourceCase, state_of
 from polypforge.evaluation.masks.shapes import boundary_sharpness, describe
 from polypforge.features import Encoder
 from polypforge.quality.audit.training import lesions_of
@@ -55,12 +55,10 @@ def lesion_picture(source: SourceCase, case: Case) -> tuple[Image, Mask] | None:
 
 
 def read_pictures(
-    what: str, cases: Sequence[SourceCase], encoders: Sequence[Encoder], judge: Judge | None, cache: Path, device: str
+    what: str, cases: Sequence[SourceCase], encoders: Sequence[Encoder], judge: Judge | None, judge_version: str, cache: Path, device: str
 ) -> Pictures:
     """Features and measures of all cases, CASES_AT_ONCE in memory. What `cache` holds of the same files and networks is used again."""
-    versions = [f"{e.name} {e.version}" for e in encoders] + [getattr(judge, "version", "")]
-    files = [[str(c.image_path), c.image_path.stat().st_mtime_ns] for c in cases]
-    folder = cache / content_hash([versions, files])
+    folder = cache / content_hash([[f"{e.name} {e.version}" for e in encoders], judge_version, state_of(cases)])
     chunks = [cases[i : i + CASES_AT_ONCE] for i in range(0, len(cases), CASES_AT_ONCE)]
     columns = (TextColumn(f"looking at {what} cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(2) as pool, Progress(*columns, console=console, transient=True) as bar:

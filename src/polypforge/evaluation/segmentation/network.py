@@ -84,7 +84,9 @@ class LesionSegmenter(SavedNet, Trainable):
             self.net = smp.create_model(config.architecture, config.encoder, named, classes=1, encoder_depth=config.depth, **widths)
             if file is not None:
                 encoder: Any = self.net.encoder
-                encoder.load_state_dict(load_file(file), strict=False)
+                missing = encoder.load_state_dict(load_file(file), strict=False).missing_keys
+                if missing:
+                    raise UserError(f"{file} holds no weights of encoder {config.encoder}: '{missing[0]}' is missing.")
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             what = str(error).splitlines()[0]
             raise UserError(

@@ -18,11 +18,13 @@ from polypforge.workflows.overlap import refuse_overlap
 
 @dataclass(frozen=True)
 class Draw:
-    """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation."""
+    """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation. apart:
+    names of cases on neither side, as they hang together with validation cases."""
 
     number: int
     learned: Mapping[int, tuple[SourceCase, ...]]
     validation: tuple[SourceCase, ...]
+    apart: frozenset[str] = frozenset()
 
 
 def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
@@ -37,6 +39,9 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
             f"{opened.source.path} has {len(lesions)} labelled training cases with a lesion, but the plan needs {needed}: give more "
             "data, or ask for fewer with --set sizes=[...] --set validation=N."
         )
+    boxes_only = [name for name in sorted(lesions) if next(c for c in usable if c.name == name).read_masks is None]
+    if plan.task == "segmentation" and boxes_only:
+        raise UserError(f"{opened.source.path} has boxes but no mask of '{boxes_only[0]}': segmenters learn from masks.")
     if plan.normal > len(normal):
         raise UserError(
             f"{opened.source.path} has {len(normal)} frames without lesion, but the plan asks for {plan.normal}: --set normal=N."
@@ -49,13 +54,15 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
         validation = order[: plan.validation]
         taken = {of_group[c.name] for c in validation}
         rest = [c for c in order[plan.validation :] if of_group[c.name] not in taken]
-        extra = [normal[i] for i in sorted(rng.permutation(len(normal))[: plan.normal]) if of_group[normal[i].name] not in taken]
-        if len(rest) < max(plan.sizes):
+        wanted = len(normal) if plan.normal < 0 else plan.normal
+        extra = [normal[i] for i in sorted(rng.permutation(len(normal))[:wanted]) if of_group[normal[i].name] not in taken]
+        if len(rest) < max(*plan.sizes, 1):
             raise UserError(
                 f"{opened.source.path}: near-duplicates of validation cases leave {len(rest)} of {max(plan.sizes)} cases: lower sizes."
             )
         learned = {n: tuple(replace(c, split="train") for c in [*(rest if n == ALL else rest[:n]), *extra]) for n in plan.sizes}
-        draws.append(Draw(number, learned, tuple(validation)))
+        apart = {c.name for c in usable if of_group[c.name] in taken} - {c.name for c in validation}
+        draws.append(Draw(number, learned, tuple(validation), frozenset(apart)))
     return draws
 
 
@@ -66,11 +73,12 @@ def _shows_lesion(case: SourceCase) -> bool:
 
 
 def open_tests(
-    opened: Opened, folders: Sequence[Path], learned: Sequence[SourceCase], checks: Path, skip_bad: bool
+    opened: Opened, folders: Sequence[Path], learned: Sequence[SourceCase], checks: Path, skip_bad: bool, masks: bool
 ) -> dict[str, tuple[SourceCase, ...]]:
     """Name -> cases: the training folder's own test split, and that of every other folder, or all of it.
 
-    Raises UserError when there is nothing to test on, or when a test frame shows what a network may learn from.
+    masks: whether every lesion needs one. Raises UserError when there is nothing to test on, or when a test frame shows what a network may
+    learn from.
     """
     tests: dict[str, tuple[SourceCase, ...]] = {}
     own = opened.cases("test")
@@ -85,6 +93,10 @@ def open_tests(
             raise UserError(f"{folder} holds no case to test on.")
         refuse_overlap(learned, cases, f"{opened.source.path} and the test cases of {folder}", checks / f"overlap-{cache.name}")
         tests[folder.name if folder.name not in tests else str(folder)] = tuple(cases)
+    for name, cases in tests.items():
+        bare = [c.name for c in cases if c.read_masks is None and c.boxes]
+        if masks and bare:
+            raise UserError(f"{name} has boxes but no mask of '{bare[0]}': segmenters are tested on masks.")
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
     return tests

@@ -10,27 +10,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from polypforge.core.config import from_dict
 from polypforge.core.console import console
+from polypforge.core.errors import UserError
 from polypforge.core.files import write_json
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.core.types import Case
+from polypforge.core.types import NORMAL, Case
 from polypforge.data.source import SourceCase
 from polypforge.evaluation.mixture import Mix, Mixture
 from polypforge.evaluation.plan import Cell
 from polypforge.evaluation.tasks import task_of
+from polypforge.models.locate import set_offline
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
+from polypforge.workflows.export_cases import plain_name
 
-KEPT_FRAMES = 1000
+KEPT_BYTES = 1 << 30  # of frames, in each process
 
 
 @dataclass(frozen=True)
 class Job:
     """A cell with all that it needs; travels to the process that trains it. training: of TrainingConfig, and `epochs`. result: the file
-    that it writes."""
+    that it writes. labelled: the number of real cases behind the comparison, of which `real` may be a part."""
 
     cell: Cell
     result: Path
@@ -45,27 +49,36 @@ class Job:
     validation: tuple[SourceCase, ...]
     tests: Mapping[str, tuple[SourceCase, ...]]
     device: str
+    labelled: int
 
 
 _LOADED: dict[Path, Case] = {}  # of this process: the next cell asks for the same frames
 
 
 def _load(source: SourceCase) -> Case:
+    """The case; a frame without lesion has an empty mask, whether a file says so or not."""
     if source.image_path not in _LOADED:
-        if len(_LOADED) >= KEPT_FRAMES:
+        case = source.load()
+        if case.mask is None and case.label == NORMAL and not case.boxes:
+            case.mask = np.zeros(case.size, bool)
+        if sum(c.image.nbytes for c in _LOADED.values()) + case.image.nbytes > KEPT_BYTES:
             _LOADED.clear()
-        _LOADED[source.image_path] = source.load()
+        _LOADED[source.image_path] = case
     return _LOADED[source.image_path]
 
 
-def settings(training: Mapping[str, Any], examples: int, seed: int) -> TrainingConfig:
-    """From the plan's section, where `epochs` may stand for max_steps."""
+def settings(training: Mapping[str, Any], labelled: int, seed: int) -> TrainingConfig:
+    """From the plan's section, where `epochs` of the labelled cases may stand for max_steps: so all arms take as many steps."""
     values = dict(training)
     epochs = values.pop("epochs", None)
+    if values.get("max_steps"):
+        epochs = None
+    if epochs is not None and (not isinstance(epochs, int | float) or epochs <= 0):
+        raise UserError(f"training: epochs must be a positive number, not {epochs!r}.")
     config = from_dict(TrainingConfig, values | {"seed": seed} | ({"max_steps": 1} if epochs else {}), "training")
     if not epochs:
         return config
-    steps = max(1, math.ceil(epochs * examples / (config.batch_size * config.accumulate)))
+    steps = max(1, math.ceil(epochs * labelled / (config.batch_size * config.accumulate)))
     return from_dict(TrainingConfig, values | {"seed": seed, "max_steps": steps}, "training")
 
 
@@ -73,13 +86,15 @@ def run(job: Job) -> Path:
     """Train and score, and write the result; nothing when it is there. Interrupted, it goes on from its last checkpoint."""
     if job.result.exists():
         return job.result
+    if job.device.startswith("cuda"):
+        torch.cuda.set_device(job.device)
     task, cell = task_of(job.task), job.cell
     network_config = from_dict(task.Network.config_class, job.network, f"networks: {cell.network}")
     seed = seed_from("downstream", cell.draw, cell.seed) % 2**31  # the same for all arms: they differ in their cases alone
     torch.manual_seed(seed)
     network = task.Network(network_config)
     real, synthetic = ([network.frame(_load(c)) for c in cases] for cases in (job.real, job.synthetic))
-    index = {c.name: k for k, c in enumerate(job.real)}
+    index = {name: k for k, c in enumerate(job.real) for name in (c.name, plain_name(c.name))}
     children: dict[int, list[Any]] = {}
     for frame, parent in zip(synthetic, job.parents, strict=True):
         if parent in index:
@@ -90,7 +105,7 @@ def run(job: Job) -> Path:
         synthetic = [synthetic[k] for k in sorted(order[:wanted])]
     pool = Mixture(real, synthetic, job.mix, children, job.augment)
     held = Mixture([network.frame(_load(c)) for c in job.validation])
-    config = settings(job.training, len(pool), seed)
+    config = settings(job.training, job.labelled, seed)
     folder = job.result.with_suffix("")
     trainer = Trainer(network, pool, held, folder, config, device=job.device)
     progress = trainer.run()
@@ -104,8 +119,11 @@ def run(job: Job) -> Path:
     return job.result
 
 
-def quiet_worker(threads: int) -> None:
-    """For a process of a pool: no bars, and its share of the cores."""
+def quiet_worker(threads: int, offline: bool) -> None:
+    """For a process of a pool: no bars, its share of the cores, and no network when that was asked for."""
+    set_offline(offline)
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     console.quiet = True
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)

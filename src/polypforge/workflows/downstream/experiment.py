@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from polypforge.core.config import from_dict
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
+from polypforge.core.seeding import content_hash
+from polypforge.data.source import SourceCase, state_of
 from polypforge.evaluation.plan import Cell, Plan, read_plan
+from polypforge.evaluation.tasks import task_of
 from polypforge.models.locate import set_offline
 from polypforge.workflows.device import device_of
 from polypforge.workflows.downstream.cases import Draw, draw_cases, open_tests
 from polypforge.workflows.downstream.cell import Job, quiet_worker, run, settings
 from polypforge.workflows.downstream.results import Results, write_results
-from polypforge.workflows.downstream.supply import Made, make, refuse_foreign
+from polypforge.workflows.downstream.supply import Made, identity, make, refuse_foreign
 from polypforge.workflows.opened import keep_report, open_checked
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
@@ -40,9 +47,18 @@ class Experiment:
     device: str
     offline: bool
     made: dict[tuple[str, int, int], Made] = field(default_factory=dict)
+    states: dict[int, tuple[tuple[SourceCase, ...], str]] = field(default_factory=dict)
 
     def result(self, cell: Cell) -> Path:
-        return self.out / "cells" / f"{self.plan.cell_id(cell)}.json"
+        """Known by the plan's words for the cell and by the content of all cases that take part."""
+        draw = self.draws[cell.draw]
+        parts = (draw.learned[cell.size], draw.validation, self.supply(cell).cases, *self.tests.values())
+        return self.out / "cells" / f"{content_hash([self.plan.cell_id(cell), [self._state(part) for part in parts]])}.json"
+
+    def _state(self, cases: tuple[SourceCase, ...]) -> str:
+        if id(cases) not in self.states:
+            self.states[id(cases)] = (cases, state_of(cases))
+        return self.states[id(cases)][1]
 
     def supply(self, cell: Cell) -> Made:
         """The synthetic cases of a cell, made when they are first asked for."""
@@ -51,9 +67,9 @@ class Experiment:
             return NOTHING
         key = arm.synthetic, cell.size, cell.draw
         if key not in self.made:
-            folder = self.out / "data" / f"draw-{cell.draw}" / f"cases-{cell.size or 'all'}"
-            name, supply = self.plan.supply_id(arm.synthetic), self.plan.supplies[arm.synthetic]
-            self.made[key] = make(supply, self.draws[cell.draw], cell.size, folder, name, self.device, self.offline)
+            draw, supply = self.draws[cell.draw], self.plan.supplies[arm.synthetic]
+            folder = self.out / "data" / f"draw-{cell.draw}" / f"cases-{cell.size or 'all'}-{self._state(draw.learned[cell.size])[:8]}"
+            self.made[key] = make(supply, draw, cell.size, folder, f"{arm.synthetic}-{identity(supply)}", self.device, self.offline)
         return self.made[key]
 
     def job(self, cell: Cell, device: str) -> Job:
@@ -62,7 +78,7 @@ class Experiment:
         real = learned[: round(arm.real * len(learned))]
         return Job(
             cell, self.result(cell), plan.task, plan.networks[cell.network] or {}, plan.training, arm.augment, plan.mix(cell), real,
-            made.cases, made.parents, draw.validation, self.tests, device,
+            made.cases, made.parents, draw.validation, self.tests, device, len(learned),
         )  # fmt: skip
 
 
@@ -89,10 +105,13 @@ def downstream(
     device = device_of(device)
     plan = plan if isinstance(plan, Plan) else read_plan(plan, tuple(assignments))
     settings(plan.training, 1, 0)
+    for name, network in plan.networks.items():
+        from_dict(task_of(plan.task).Network.config_class, network or {}, f"networks: {name}")
     for supply in plan.supplies.values():
         if supply.folder and not Path(supply.folder).is_dir():
             raise UserError(f"{supply.folder} is no folder: a supply made elsewhere needs one.")
     refuse_nesting(train, out)
+    fresh = not out.exists()
     described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests]}
     cache = out / "checks" / "train.json"
     opened = open_checked(train, layout, skip_bad, cache=cache if resumes(out, "downstream", described) else None)
@@ -100,10 +119,15 @@ def downstream(
     claim(out, "downstream", described | {"files": opened.state})
     keep_report(opened, cache)
     seen = {c.name: c for draw in draws for cases in (*draw.learned.values(), draw.validation) for c in cases}
-    experiment = Experiment(
-        plan, draws, open_tests(opened, [Path(t) for t in tests], list(seen.values()), out / "checks", skip_bad), out, device, offline
-    )
-    refuse_foreign(plan, experiment.tests, draws, out / "checks")
+    try:
+        masks = plan.task == "segmentation"
+        found = open_tests(opened, [Path(t) for t in tests], list(seen.values()), out / "checks", skip_bad, masks)
+        refuse_foreign(plan, found, draws, out / "checks")
+    except UserError:
+        if fresh:  # mended data must find the folder free
+            shutil.rmtree(out)
+        raise
+    experiment = Experiment(plan, draws, found, out, device, offline)
     cells = plan.first_cells()
     console.print(f"{plan.title}: {len(cells)} trainings, and {plan.count_later()} with amounts that those choose.")
     _run_cells(experiment, cells, workers)
@@ -125,23 +149,26 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
     gpus = torch.cuda.device_count() if experiment.device.startswith("cuda") else 0
     count = max(1, min(workers or gpus or os.cpu_count() or 1, len(todo)))
     threads = max(1, (os.cpu_count() or 1) // count)
-    devices = [f"cuda:{k % gpus}" if gpus else experiment.device for k in range(len(todo))]
+    devices = [f"cuda:{k}" for k in range(gpus)] if experiment.device == "cuda" and gpus else [experiment.device]
     console.print(f"{len(todo)} trainings, {count} at a time. Ctrl-C stops; the same command resumes.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(count, context, initializer=quiet_worker, initargs=(threads,)) as pool,
+        ProcessPoolExecutor(count, context, initializer=quiet_worker, initargs=(threads, experiment.offline)) as pool,
         Progress(*columns, console=console, transient=True) as bar,
     ):
         shown = bar.add_task("training", total=len(todo))
-        waiting = {pool.submit(run, experiment.job(c, d)): c for c, d in zip(todo, devices, strict=True)}
+        coming = iter([experiment.job(c, devices[k % len(devices)]) for k, c in enumerate(todo)])
+        running = {pool.submit(run, job): job.cell for job in islice(coming, count)}  # no more: what is submitted can't be called back
         try:
-            for done in as_completed(waiting):
-                done.result()
-                bar.update(shown, advance=1, description=waiting[done].label)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    bar.update(shown, advance=1, description=running.pop(future).label)
+                    running |= {pool.submit(run, job): job.cell for job in islice(coming, 1)}
+        except BrokenProcessPool:
+            raise UserError(f"a training was killed, perhaps for want of memory: try --workers {max(1, count // 2)}.") from None
 
 
 def _choose(experiment: Experiment, cells: Sequence[Cell]) -> dict[tuple[str, int, int, str], float]:

@@ -117,7 +117,7 @@ def sentence(row: Mapping[str, Any], plan: Plan) -> str:
     """The outcome of one comparison, for people."""
     low, high = (100 * v for v in row["difference_interval"])
     amount = "" if row["amount"] is None else f" ({row['amount']:g})"
-    cases = f"{row['size']} labelled cases" if row["size"] else f"all {row['real']} labelled cases" if row["real"] else "no real case"
+    cases = f"{row['real']} labelled cases" if row["real"] else f"none of the {row['size'] or 'real'} cases"
     outcome = f"{row['arm']}{amount} {row['verdict']} with {cases} ({row['network']}, {row['test']})"
     points = f"{100 * row['difference']:+.1f} points of {task_of(plan.task).MAIN} over {plan.baseline} (95 %: {low:+.1f} to {high:+.1f}"
     return f"{outcome}: {points}; better in {row['better']} of {row['runs']} runs, sign test p = {row['p']:.2f})."

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import write_jsonl
+from polypforge.core.seeding import content_hash
 from polypforge.data.folder import METADATA, is_data_set, read_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.evaluation.plan import Plan, Supply
+from polypforge.models.locate import locate, weights_hash
+from polypforge.quality.gates.settings import read_gates
 from polypforge.workflows.downstream.cases import Draw
 from polypforge.workflows.expand import SUMMARY, expand
 from polypforge.workflows.export_cases import copy_real, plain_name
@@ -64,8 +67,9 @@ def parent_of(case: SourceCase) -> str:
 def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
     """`made` less what shows validation cases, if every other real case that it shows is among those learned from. Else a comparison would
     credit the synthetic cases with what are other people's labels: up to 12 points. Raises UserError with the names."""
-    known, validation = (_names(cases) for cases in (draw.learned[size], draw.validation))
-    foreign = sorted({p for p in made.parents if p and p not in known | validation})
+    known = _names([c.name for c in draw.learned[size]])
+    aside = _names([*(c.name for c in draw.validation), *draw.apart])
+    foreign = sorted({p for p in made.parents if p and p not in known | aside})
     if foreign:
         shown = ", ".join(f"'{n}'" for n in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
@@ -73,15 +77,23 @@ def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
             f"{what} was made from real cases that the network doesn't learn from ({shown}{more}), so a gain could come from their labels "
             "alone: make it from the same cases, or let the network learn from all of them."
         )
-    kept = [k for k, parent in enumerate(made.parents) if parent not in validation]
+    kept = [k for k, parent in enumerate(made.parents) if parent not in aside]
     if not kept:
         raise UserError(f"{what} was made from validation cases alone: nothing is left to learn from.")
     return Made(tuple(made.cases[k] for k in kept), tuple(made.parents[k] for k in kept))
 
 
-def _names(cases: Sequence[SourceCase]) -> set[str]:
+def _names(names: Sequence[str]) -> set[str]:
     """Also as `copy_real` would write them."""
-    return {n for c in cases for n in (c.name, plain_name(c.name))}
+    return {n for name in names for n in (name, plain_name(name))}
+
+
+def identity(supply: Supply) -> str:
+    """A hash of all that decides what it makes: its settings, and the content of the weights and gates that they name."""
+    if supply.folder:
+        return content_hash([str(Path(supply.folder).resolve())], 8)
+    weights = [weights_hash(locate(name)) for name in (supply.model, supply.judge) if name]
+    return content_hash([asdict(supply), weights, read_gates(supply.gates).to_json()], 8)
 
 
 def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path) -> None:
@@ -94,7 +106,7 @@ def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws:
             for size in draw.learned:
                 left = len(made.cases) - len(bounded(made, draw, size, f"supply '{name}'").cases)
             if left:
-                console.print(f"draw {draw.number}: leaving out {left} cases of '{name}' that were made from validation cases.")
+                console.print(f"draw {draw.number}: leaving out {left} cases of '{name}' made from validation cases or their like.")
         tested = [case for cases in tests.values() for case in cases]
         refuse_overlap(made.cases, tested, f"supply '{name}' ({supply.folder}) and the test cases", checks / f"overlap-{name}.json")
         if not any(made.parents):
