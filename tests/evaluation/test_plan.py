@@ -54,7 +54,7 @@ def test_a_cell_is_known_by_all_that_describes_it():
     ({"arms": {"real": {"augment": "wild"}}}, "augment is one of"), ({"arms": {"real": {"real": 0.0}}}, "learns from"), ({"surprise": 1}, "unknown key 'surprise'"),
     ({"arms": {"real": {"choose": True}}}, "no amount to choose"), ({"supplies": {"../made": {}, "made": {}}}, "becomes a folder"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "amounts": [2]}}}, "between 0 and 1"), ({"supplies": {"made": {"recipe": "folder"}}}, "need their folder"),
-    ({"arms": {"real": {}, "more": {"synthetic": "made", "sizes": [5]}}}, "for sizes"), ({"baseline": "more", "arms": {"more": {"synthetic": "made"}}}, "baseline learns"),
+    ({"arms": {"real": {}, "more": {"synthetic": "made", "sizes": [5]}}}, "for sizes"), ({"baseline": "more", "arms": {"more": {"synthetic": "made", "amounts": [0.1, 0.2]}}}, "baseline has one"),
     ({"task": "sorting"}, "segmentation or detection"), ({"networks": [1]}, "networks must be a mapping"), ({"draws": 0}, "at least 1"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(change, said):

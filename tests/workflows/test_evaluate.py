@@ -5,8 +5,10 @@ import pytest
 
 from polypforge.core.errors import UserError
 from polypforge.data.folder import write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.phantom.render import render
 from polypforge.workflows.evaluate import evaluate
+from polypforge.workflows.pictures import read_pictures
 
 FAST = {"extractors": ("random_vgg",), "judge": "", "device": "cpu"}
 
@@ -76,3 +78,17 @@ def test_grey_frames_and_missing_masks_are_measured_as_far_as_they_go(real, tmp_
     assert result["masks"] is None and any(
         f["measure"] == "kid" and f["value"] is not None for f in result["figures"] if f["pictures"] == "frame"
     )
+
+
+def test_kept_features_belong_to_judge_labels_and_files(real, tmp_path):
+    cases = open_source(real).cases[:3]
+    read_pictures("real", cases, [], None, "a judge", tmp_path, "cpu")
+    first = {p.name for p in tmp_path.iterdir()}
+    assert (
+        read_pictures("real", cases, [], None, "a judge", tmp_path, "cpu").count("lesion") == 3
+        and {p.name for p in tmp_path.iterdir()} == first
+    )
+    read_pictures("real", cases, [], None, "another judge", tmp_path, "cpu")
+    cases[0].boxes = ((1, 1, 20, 20),)
+    read_pictures("real", cases, [], None, "a judge", tmp_path, "cpu")
+    assert len(list(tmp_path.iterdir())) == 3

@@ -122,8 +122,9 @@ class Plan:
                 raise ValueError(f"arm '{name}' asks for synthetic cases '{arm.synthetic}', which supplies doesn't describe")
             if set(arm.sizes) - set(self.sizes):
                 raise ValueError(f"arm '{name}' is for sizes that the plan doesn't have: {self.sizes}")
-        if self.arms[self.baseline].synthetic and not self.arms[self.baseline].choose:
-            raise ValueError("the baseline learns from real cases alone, or chooses its amount")
+        base = self.arms[self.baseline]
+        if base.synthetic and not base.choose and len(base.amounts) > 1:
+            raise ValueError("the baseline has one amount of synthetic cases, or chooses it")
         for name in self.supplies:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]*", name):
                 raise ValueError(f"supply '{name}' becomes a folder: use letters, digits, - and _")
@@ -151,6 +152,11 @@ class Plan:
         for (network, size, draw, arm), amount in chosen.items():
             found += [Cell(network, size, draw, seed, arm, amount) for seed in range(1, self.seeds)]
         return found
+
+    def amount_of(self, cell: Cell) -> float | None:
+        """As results tell arms apart: None where an arm has one way only."""
+        arm = self.arms[cell.arm]
+        return None if arm.choose or (cell.arm == self.baseline) else cell.amount
 
     def count_later(self) -> int:
         """How many trainings `later_cells` will give."""

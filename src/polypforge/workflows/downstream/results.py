@@ -61,7 +61,7 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
     runs: dict[tuple, dict[tuple[int, int], dict[str, Any]]] = defaultdict(dict)
     for cell, file in results.cells.items():
         stored = read_json(file)
-        amount = None if results.plan.arms[cell.arm].choose else cell.amount
+        amount = results.plan.amount_of(cell)
         for test, scores in stored["tests"].items():
             runs[cell.network, cell.size, test, cell.arm, amount][cell.draw, cell.seed] = {"scores": scores, **stored}
     rows = []
