@@ -33,6 +33,14 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
+def group_weights(groups: Sequence[str], resamples: int, seed: int = 0) -> NDArray[np.float64]:
+    """(resamples, n): how often each of n pictures counts when their groups (patients, videos, scenes) are drawn with replacement."""
+    names = sorted(set(groups))
+    index = np.array([names.index(g) for g in groups])
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+    return drawn[:, index].astype(np.float64)
+
+
 def half_sample_interval(
     value: float, statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], float], sizes: tuple[int, int], draws: int = 24, seed: int = 0
 ) -> tuple[float, float]:

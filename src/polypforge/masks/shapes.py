@@ -79,6 +79,12 @@ def erode(mask: Mask, radius_px: float) -> Mask:
     return inner_distance(mask) > radius_px
 
 
+def rim(mask: Mask) -> Mask:
+    """The mask's pixels that touch its outside (4-neighbourhood); the frame's edge counts as outside."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
+
+
 def inner_distance(mask: Mask) -> NDArray[np.float32]:
     """(H, W) float32: distance in pixels of each mask pixel to the nearest pixel outside; 0 outside."""
     padded = np.pad(mask.astype(np.uint8), 1)

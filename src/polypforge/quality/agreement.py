@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from polypforge.core.types import Mask
-from polypforge.masks.shapes import bounding_box
+from polypforge.masks.shapes import bounding_box, rim
 
 BOUNDARY_TOLERANCE = 0.03  # of the longer side of the two masks' common box
 
@@ -27,12 +27,7 @@ def boundary_f(a: Mask, b: Mask, tolerance_px: float | None = None) -> float:
         return float(a.any() == b.any())
     x0, y0, x1, y1 = bounding_box(a | b)
     tolerance = tolerance_px if tolerance_px is not None else max(1.0, BOUNDARY_TOLERANCE * max(x1 - x0, y1 - y0))
-    edges = [_edge(np.pad(m[y0:y1, x0:x1], 2)) for m in (a, b)]
+    edges = [rim(np.pad(m[y0:y1, x0:x1], 2)) for m in (a, b)]
     far = [cv2.distanceTransform((~e).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for e in edges]
     near = [float((far[1 - i][edges[i]] <= tolerance).mean()) for i in range(2)]
     return 2 * near[0] * near[1] / sum(near) if sum(near) else 0.0
-
-
-def _edge(mask: Mask) -> Mask:
-    """The mask's pixels that touch its outside (4-neighbourhood)."""
-    return mask & (cv2.erode(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) == 0)

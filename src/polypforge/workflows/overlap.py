@@ -9,14 +9,13 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json
 from polypforge.core.seeding import content_hash
 from polypforge.data.duplicates import find_pairs, fingerprint
-from polypforge.data.source import SourceCase
+from polypforge.data.source import SourceCase, state_of
 from polypforge.workflows.each import each
 
 
 def overlap(learned: Sequence[SourceCase], tested: Sequence[SourceCase], cache: Path | None = None) -> list[tuple[str, str]]:
     """Pairs (learned from, tested on) that show the same scene. A result in `cache` for the same files is used again."""
-    files = [[str(c.image_path), c.image_path.stat().st_size, c.image_path.stat().st_mtime_ns] for c in (*learned, *tested)]
-    state = content_hash([len(learned), files])
+    state = content_hash([state_of(learned), state_of(tested)])
     if cache and cache.exists():
         stored = read_json(cache)
         if stored.get("state") == state:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from polypforge.core.console import console
@@ -35,8 +36,8 @@ CASES_AT_ONCE = 32
 
 @dataclass
 class Pictures:
-    """One set. features: (encoder name, kind) -> (n, D), a memory map. rows: of each case: name, size of the frame, its label's measures,
-    index of its lesion's features."""
+    """One set. features: (encoder name, kind) -> (n, D), a memory map. rows: of each case: name, size of the frame, whether it shows a
+    lesion (those have features, in order), its label's measures."""
 
     cases: Sequence[SourceCase]
     features: dict[tuple[str, str], NDArray[np.float32]]
@@ -112,7 +113,7 @@ def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.
     target = folder / f"{encoder}-{kind}.npy"
     if not target.is_file():
         chunk = [folder / f"{k:06d}.safetensors" for k in range(chunks)]
-        shapes = [load_file(path)[f"{encoder}.{kind}"].shape for path in chunk]
+        shapes = [_shape(path, f"{encoder}.{kind}") for path in chunk]
         width = max((w for _, w in shapes), default=0)
         with whole_file(target) as temporary:
             mapped = np.lib.format.open_memmap(temporary, "w+", np.float32, (sum(n for n, _ in shapes), width))
@@ -123,6 +124,13 @@ def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.
                 start += n
             mapped.flush()
     return np.load(target, mmap_mode="r")
+
+
+def _shape(path: Path, key: str) -> tuple[int, int]:
+    """From the file's header."""
+    with safe_open(path, "np") as stored:
+        rows, width = stored.get_slice(key).get_shape()
+    return rows, width
 
 
 def sampled(cases: Sequence[SourceCase], count: int, seed: int, picture: Callable[[SourceCase, Case], Image | None]) -> list[Image]:

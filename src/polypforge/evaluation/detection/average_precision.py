@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.intervals import group_weights
 from polypforge.core.types import Box
 
 THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
@@ -88,9 +89,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], resamples: int = 300, seed: int
     if not rows:
         raise ValueError("there is nothing to summarise")
     ranked = Ranked(rows)
-    names = sorted({r["group"] for r in rows})
-    index = np.array([names.index(r["group"]) for r in rows])
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)[:, index].astype(float)
+    drawn = group_weights([r["group"] for r in rows], resamples, seed)
     values = _measures(ranked, np.ones(len(rows)))
     spread = np.array([list(_measures(ranked, w).values()) for w in drawn])
     low, high = np.nanquantile(spread, [0.025, 0.975], axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, wasserstein_distance
 
+from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.masks.attributes import shape
 from polypforge.masks.shapes import components
@@ -20,8 +21,7 @@ NAMES = ("size", "x", "y", "elongation", "solidity", "lesions")
 def describe(mask: Mask) -> dict[str, float] | None:
     """size: sqrt(area / image area). x, y: centre, in shares of width and height. elongation, solidity: as `Attributes`, of the largest
     lesion. lesions: their number. None for an empty mask."""
-    scale = min(1.0, LONGEST_PX / max(mask.shape))
-    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    _, size = shrunk_size(mask.shape, LONGEST_PX)
     small = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
     if not small.any():
         return None
@@ -52,8 +52,7 @@ def distribution_distances(real: Sequence[Mask], made: Sequence[Mask]) -> dict[s
 def boundary_sharpness(image: Image, mask: Mask) -> float:
     """How much more the picture changes across the outline than beside it: mean CIELAB step between 3 px inside and 3 px outside, over the
     mean step of that length around it. 1: the outline follows nothing. NaN without an outline inside the frame. At LONGEST_PX."""
-    scale = min(1.0, LONGEST_PX / max(mask.shape))
-    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    _, size = shrunk_size(mask.shape, LONGEST_PX)
     small = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
     if not small.any() or small.all():
         return float("nan")

@@ -10,11 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.images import shrunk_size
+from polypforge.core.intervals import group_weights
 from polypforge.core.types import Image, Mask
-from polypforge.masks.shapes import dilate
+from polypforge.masks.shapes import dilate, rim
 
 SIZES = {"small": (0.0, 0.03), "medium": (0.03, 0.12), "large": (0.12, 1.01)}  # lesion area / image area
 FLAT_LOOKING = 8.0  # CIELAB distance between lesion and surroundings below which a lesion counts as flat-looking
+
+CONTRAST_PX = 160  # longer side at which colours are compared
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,15 @@ def hausdorff95(a: Mask, b: Mask) -> float:
     """95th percentile of the distances from either boundary to the other, in shares of the diagonal; 0 for two empty masks."""
     if not a.any() or not b.any():
         return float(a.any() != b.any())
-    edges = [_edge(m) for m in (a, b)]
+    edges = [rim(m) for m in (a, b)]
     far = [cv2.distanceTransform((~e).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for e in edges]
     distances = np.concatenate([far[1][edges[0]], far[0][edges[1]]])
     return float(np.quantile(distances, 0.95) / np.hypot(*a.shape))
 
 
-def _edge(mask: Mask) -> Mask:
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return mask & (cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
-
-
 def colour_contrast(image: Image, lesion: Mask) -> float:
     """CIELAB distance between the mean colours inside and in a ring around the lesion; NaN without a lesion or a ring."""
-    scale = min(1.0, 160 / max(lesion.shape))
-    size = (max(1, round(lesion.shape[1] * scale)), max(1, round(lesion.shape[0] * scale)))
+    _, size = shrunk_size(lesion.shape, CONTRAST_PX)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     inside = cv2.resize(lesion.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
     if not inside.any():
@@ -111,9 +109,7 @@ def summarise(scores: Sequence[ImageScore], resamples: int = 1000, seed: int = 0
     if not scores:
         raise ValueError("there is nothing to summarise")
     counts = np.stack([s.counts for s in scores])
-    names = sorted({s.group for s in scores})
-    index = np.array([names.index(s.group) for s in scores])
-    weights = _resampled_weights(index, len(names), resamples, seed)
+    weights = group_weights([s.group for s in scores], resamples, seed)
     each = {name: measure(counts) for name, measure in MEASURES.items()} | {"hausdorff95": np.array([s.hausdorff95 for s in scores])}
     imagewise = {name: {"value": float(v.mean()), "interval": _quantiles(weights @ v / weights.sum(1))} for name, v in each.items()}
     pooled = weights @ counts
@@ -128,13 +124,7 @@ def summarise(scores: Sequence[ImageScore], resamples: int = 1000, seed: int = 0
             sums = weights[:, chosen].sum(1)
             draws = (weights[:, chosen] @ each["dice"][chosen])[sums > 0] / sums[sums > 0]
             by[kind] = {"n": int(chosen.sum()), "dice": float(each["dice"][chosen].mean()), "interval": _quantiles(draws)}
-    return {"n": len(scores), "groups": len(names), "imagewise": imagewise, "micro": micro, "by": by}
-
-
-def _resampled_weights(index: NDArray[np.int64], groups: int, resamples: int, seed: int) -> NDArray[np.float64]:
-    """(resamples, n): how often each image counts when groups are drawn with replacement."""
-    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
-    return drawn[:, index].astype(np.float64)
+    return {"n": len(scores), "groups": len({s.group for s in scores}), "imagewise": imagewise, "micro": micro, "by": by}
 
 
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -144,8 +144,6 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
     todo = [c for c in cells if not experiment.result(c).exists()]
     if not todo:
         return
-    for cell in todo:
-        experiment.supply(cell)
     gpus = torch.cuda.device_count() if experiment.device.startswith("cuda") else 0
     count = max(1, min(workers or gpus or os.cpu_count() or 1, len(todo)))
     threads = max(1, (os.cpu_count() or 1) // count)
