@@ -17,12 +17,12 @@ from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.recipe import Forge
 
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 TINY = ForgeConfig(
     base=UNetShape((32, 32), (False, True), patch_px=4, norm_groups=8),
     detail=UNetShape((32, 32), (False, False), patch_px=4, norm_groups=8),
-    base_px=16, detail_px=64, detail_crop_px=32, base_steps=4, detail_steps=2,
+    base_px=16, detail_px=64, detail_crop_px=32, base_steps=4,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from polypforge.workflows.train import PhantomMix
 from polypforge.workflows.trainables import build, shipped_config, trainable_names
 
 SHIPPED = [(n, s) for n in trainable_names() for s in ("starter", "paper") if shipped_config(n, s).is_file()]
-UNTRAINED = ("copy_paste", "folder")
+UNTRAINED = ("copy_paste", "folder", "graft")
 
 
 @pytest.mark.parametrize(("name", "size"), SHIPPED)

@@ -1,5 +1,7 @@
 """copy_paste, folder and singan_seg."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -7,14 +9,16 @@ import torch
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
-from polypforge.core.types import POLYP, Case, Request
+from polypforge.core.types import NORMAL, POLYP, Case, Request
 from polypforge.data.folder import write_data_set
 from polypforge.masks.shapes import region_mask
 from polypforge.proposals.places import loosened, region_polygon
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.colour_transfer import colour_transfer
+from polypforge.recipes.copy_paste.paste import turned
 from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
 from polypforge.recipes.folder.recipe import Folder, FolderConfig
+from polypforge.recipes.graft.recipe import Graft, GraftConfig
 from polypforge.recipes.singan_seg.networks import gradient_penalty, sizes
 from polypforge.recipes.singan_seg.recipe import SinGANSeg, SinGANSegConfig
 
@@ -58,6 +62,40 @@ def test_copy_paste_needs_donors(cases):
         empty = Case("empty", cases[0].image, np.zeros(cases[0].size, bool))
         recipe = CopyPaste(CopyPasteConfig(), [empty])
         recipe.generate([edit(cases[0])])
+
+
+def test_a_turned_lesion_keeps_its_area_and_its_pixels(cases):
+    donor = Case("d", np.full((40, 60, 3), 200, np.uint8), np.zeros((40, 60), bool))
+    donor.mask[10:30, 20:40] = True
+    for degrees, mirrored in ((0.0, False), (90.0, True), (37.0, False)):
+        made = turned(donor, degrees, mirrored)
+        assert made.mask.sum() == pytest.approx(400, rel=0.08) and (made.image == 200).all()
+    assert (turned(donor, 0.0, False).mask == donor.mask).all()
+    still = CopyPaste(CopyPasteConfig(turn=False))
+    still.fit(cases)
+    moving = CopyPaste(CopyPasteConfig(), still.donors)
+    assert (still.generate([edit(cases[0])])[0].image != moving.generate([edit(cases[0])])[0].image).any()
+    with pytest.raises(ValueError, match="fit lies in"):
+        CopyPasteConfig(fit=1.2)
+
+
+def test_graft_redraws_a_pasted_lesion_and_is_whole_when_loaded(cases, tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "forge")
+    recipe = Graft(GraftConfig(forge=str(tmp_path / "forge")))
+    recipe.fit(cases)
+    recipe.save_pretrained(tmp_path / "graft")
+    shutil.rmtree(tmp_path / "forge")  # the saved recipe needs nothing beside itself
+    loaded = load_recipe(tmp_path / "graft")
+    job = edit(cases[0], 3)
+    removal = Job(Request("removed", NORMAL, job.request.region, 3), cases[0])
+    made, removed = recipe.generate([job, removal])
+    again = loaded.generate([removal, job])[::-1]
+    assert np.array_equal(made.image, again[0].image) and np.array_equal(removed.image, again[1].image)
+    pasted = recipe.paste.generate([job])[0]
+    outside = ~region_mask(job.request.region, cases[0].size)
+    assert np.array_equal(made.image[outside], cases[0].image[outside]) and (made.image != pasted.image).any()
+    with pytest.raises(UserError, match="no weights of forge"):
+        Graft(GraftConfig(forge=str(tmp_path / "graft")))
 
 
 def test_folder_gives_each_pair_once(cases, tmp_path):

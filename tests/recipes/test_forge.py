@@ -8,12 +8,16 @@ from diffusers import UNet2DModel
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.data.prepared import prepare
-from polypforge.masks.shapes import box_mask, polygon_mask
+from polypforge.masks.shapes import bounding_box, box_mask, enlarge, polygon_mask
+from polypforge.models.locate import locate
+from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge import networks
+from polypforge.recipes.forge.detail_loss import detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
+from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.windows import remaining
-from tests.conftest import TINY
+from tests.conftest import TINY, wake
 
 REGION = ((50, 50), (110, 55), (105, 115), (55, 110))
 
@@ -140,8 +144,69 @@ def test_training_lowers_the_loss(tiny_forge, polyps):
         loss.backward()
         optimizer.step()
     after = tiny_forge.validation_losses(held, 0)
-    assert set(parts) == {"base", "detail"}
+    assert set(parts) == {"base", "rebuilt", "fooling", "judged"}
     assert sum(after.values()) < 0.7 * sum(before.values())
+
+
+def test_only_the_stages_that_are_to_learn_do(polyps):
+    for learns, still in ((("base",), "detail"), (("detail",), "base")):
+        torch.manual_seed(0)
+        recipe = Forge(replace(TINY, learns=learns))
+        wake(recipe)
+        loss, _ = recipe.loss(recipe.training_batch(recipe.prepare(polyps), 4, np.random.default_rng(0)), torch.Generator().manual_seed(0))
+        loss.backward()
+        assert all(p.grad is None for p in getattr(recipe, still).parameters())
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in getattr(recipe, learns[0]).parameters())
+    with pytest.raises(ValueError, match="learns names"):
+        replace(TINY, learns=("all",))
+
+
+def detail_case(recipe, polyps):
+    batch = recipe.training_batch(recipe.prepare(polyps), 4, np.random.default_rng(0))
+    target, coarse = networks.detail_target(TINY, batch, torch.Generator().manual_seed(0), crop=True)
+    return target, coarse
+
+
+def test_the_critic_learns_from_its_judgement_alone_and_the_stage_from_the_rest(tiny_forge, polyps):
+    target, coarse = detail_case(tiny_forge, polyps)
+    drawn = coarse.clone().requires_grad_()
+    losses = detail_losses(tiny_forge.critic, drawn, target, coarse, 4)
+    critic = list(tiny_forge.critic.parameters())
+    for part in (losses.rebuilt, losses.fooling):
+        assert all(g is None for g in torch.autograd.grad(part, critic, retain_graph=True, allow_unused=True))
+    assert torch.autograd.grad(losses.judged, [drawn], retain_graph=True, allow_unused=True) == (None,)
+    (slope,) = torch.autograd.grad(losses.fooling, [drawn])
+    region = target.context[:, 3:4] > 0
+    assert slope.abs().sum() > 0 and slope.masked_select(~region).abs().max() == 0  # what stays real is not judged
+
+
+def test_the_real_image_has_no_error_and_a_shifted_one_has_its_shift(tiny_forge, polyps):
+    target, _ = detail_case(tiny_forge, polyps)
+    assert rebuilt_error(target.state, target, 4) == 0
+    shifted = target.state + torch.tensor([0.1, 0.1, 0.1, 0.0]).view(1, 4, 1, 1)
+    assert float(rebuilt_error(shifted, target, 4)) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_draft_stays_the_nearer_the_lower_the_strength(polyps):
+    """The shipped weights keep a real lesion's form from a low noise level, and draw another one from the highest."""
+    forge = load_recipe(locate("starter:forge")).float()
+    frame = polyps[0]
+    region = box_mask(enlarge(bounding_box(frame.mask), 8, frame.size), frame.size)
+    asked = job(frame, region=region_polygon(region))
+
+    def off(strength):
+        return np.abs(forge.redraw([asked], [frame], strength)[0].image.astype(float) - frame.image)[frame.mask].mean()
+
+    assert off(0.1) < 0.7 * off(1.0)
+
+
+def test_drafts_are_redrawn_alike_again_and_need_a_lesion(tiny_forge, frame):
+    region = polygon_mask(list(REGION), frame.size)
+    draft = Case("d", frame.image, region)
+    one, two = (tiny_forge.redraw([job(frame)], [draft], 0.5)[0] for _ in range(2))
+    assert (one.image == two.image).all() and (one.image[~region] == frame.image[~region]).all()
+    with pytest.raises(UserError, match="no lesion inside the region"):
+        tiny_forge.redraw([job(frame)], [Case("d", frame.image, np.zeros(frame.size, bool))], 0.5)
 
 
 def test_save_and_load(tiny_forge, frame, tmp_path):

@@ -102,6 +102,7 @@ def train(
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Override one setting: training.batch_size=16.")] = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long (90s, 15m, 2h).")] = None,
+    start: Annotated[str | None, typer.Option(help="Set out from these weights: a run, a folder, a hub id or starter:NAME.")] = None,
     folds: Annotated[
         int | None, typer.Option(help="Of a judge: train so many, each without a part of the data, to judge what is made from that part.")
     ] = None,
@@ -132,6 +133,8 @@ def train(
         return
     if out is None:
         raise UserError("say where to: --out RUN (a run folder), or --dry-run to see what it would take.")
+    if folds is not None and start is not None:
+        raise UserError("--folds trains each judge from nothing, so that none has seen its part: leave --start out.")
     if folds is not None:
         from polypforge.workflows.cross_fit import cross_fit
 
@@ -151,6 +154,7 @@ def train(
         device=device,
         skip_bad=skip_bad,
         offline=offline,
+        start=start,
     )
     emit(
         result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}"

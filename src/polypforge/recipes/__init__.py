@@ -16,6 +16,7 @@ __all__ = ["RECIPES", "Job", "Recipe", "UntrainedRecipe", "load_recipe", "recipe
 
 RECIPES: dict[str, str] = {
     "forge": "polypforge.recipes.forge.recipe:Forge",
+    "graft": "polypforge.recipes.graft.recipe:Graft",
     "polyp_gen": "polypforge.recipes.polyp_gen.recipe:PolypGen",
     "cond_polyp_diff": "polypforge.recipes.cond_polyp_diff.recipe:CondPolypDiff",
     "polyp_ddpm": "polypforge.recipes.polyp_ddpm.recipe:PolypDDPM",

@@ -30,7 +30,7 @@ from polypforge.quality.judges import agreement
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.recipes import Job, Recipe, load_recipe
-from polypforge.recipes.copy_paste.paste import paste_lesion
+from polypforge.recipes.copy_paste.paste import FIT, paste_lesion
 from polypforge.reporting.panels import sheet, strip
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.train import train
@@ -103,7 +103,7 @@ def measure(opened: Opened, recipe: Recipe, segmenter: WindowSegmenter, sheets: 
     console.print(f"{opened.source.path.name}: {len(requests)} samples on held-out frames.")
     made = _generate(recipe, requests, by_name)
     samples = _judged(segmenter, made, requests, by_name)
-    pasted = [paste_lesion(Job(r, by_name[r.background]), donors[i % len(donors)]) for i, r in enumerate(requests)]
+    pasted = [paste_lesion(Job(r, by_name[r.background]), donors[i % len(donors)], FIT) for i, r in enumerate(requests)]
     rivals = _judged(segmenter, pasted, requests, by_name)
     real = [c for c in held if c.mask is not None and c.mask.any()]
     scores = agreement(segmenter, [c.image for c in real], [c.mask for c in real if c.mask is not None])

@@ -13,7 +13,7 @@ import torch
 from polypforge.core.config import from_dict, override, read_yaml
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import whole_folder, write_json
+from polypforge.core.files import read_json, whole_folder, write_json
 from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import POLYP, Case, Request
@@ -21,7 +21,7 @@ from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
 from polypforge.models.first_stage import FirstStage
-from polypforge.models.locate import set_offline
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
@@ -84,11 +84,13 @@ def train(
     skip_bad: bool = False,
     offline: bool = False,
     leave_out: Sequence[str] = (),
+    start: str | None = None,
 ) -> dict[str, Any]:
     """Train `name` on the data sets; returns the counters of the run. The same call resumes an interrupted run.
 
     config: YAML with the sections model, training and phantom, or "paper" or "starter" for a shipped one (default: starter).
-    leave_out: names of training cases that are not learned from. Raises UserError.
+    leave_out: names of training cases that are not learned from. start: weights to set out from (run, folder, hub id, starter:NAME), of
+    the same class and shape. Raises UserError.
     """
     out = Path(out)
     path, values, training, phantom = read_settings(name, config, assignments, budget_seconds)
@@ -97,6 +99,8 @@ def train(
     refuse_too_large(trainable_class(name), values.get("model") or {}, training, device, str(path))
     torch.manual_seed(training.seed)
     model = build(name, values.get("model") or {}, f"{path}: model")
+    if start:
+        _set_out_from(model, start)
     if training.privacy:
         refuse_not_private(model)
     if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
@@ -112,6 +116,8 @@ def train(
     settings["training"] = {k: v for k, v in asdict(training).items() if k not in free}
     if leave_out:
         settings["leave_out"] = content_hash(sorted(leave_out))
+    if start:
+        settings["start"] = weights_hash(locate(start))
     for folder in data:
         open_source(folder, layout)
     if main:
@@ -143,6 +149,17 @@ def train(
     progress = trainer.run()
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress)}
     return _with_data(result, out, data, opened, main)
+
+
+def _set_out_from(model: Trainable, start: str) -> None:
+    folder = locate(start)
+    described = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if described.get(model.kind) != model.name:
+        raise UserError(f"{start} holds no weights of {model.name}: training can set out from weights of the same kind only.")
+    try:
+        model.load_state_dict(type(model).load_pretrained(folder).state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{start} has another shape than the configuration asks for ({str(error).splitlines()[-1].strip()})") from error
 
 
 def _without_training(name: str, model: Trainable, out: Path, data, opened, main: bool) -> dict[str, Any]:

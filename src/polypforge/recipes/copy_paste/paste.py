@@ -12,14 +12,32 @@ from polypforge.masks.shapes import bounding_box, components, dilate, region_mas
 from polypforge.recipes.base import Job
 from polypforge.recipes.windows import finished
 
+FIT = 0.96  # of the region's box at most, so that the rim keeps clear of the region's outline
 MARGIN = 0.06  # of the lesion's size: rim of the donor's own tissue that is blended in
-FIT = 0.96  # of the region's box, so that the rim keeps clear of the region's outline
 
 
-def paste_lesion(job: Job, donor: Case) -> Case:
-    """`donor`'s largest lesion, scaled to fit the job's region, on the job's background; pixels outside the region stay bit-equal.
+def turned(donor: Case, degrees: float, mirrored: bool) -> Case:
+    """The donor turned about its middle, on a canvas that holds all of it. Beyond its edges lies its mirror image, unlabelled."""
+    assert donor.mask is not None
+    height, width = donor.mask.shape
+    angle = np.deg2rad(degrees)
+    across = abs(np.cos(angle)) * width + abs(np.sin(angle)) * height
+    down = abs(np.sin(angle)) * width + abs(np.cos(angle)) * height
+    size = int(np.ceil(across)), int(np.ceil(down))
+    move = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    move[:, 2] += (size[0] - width) / 2, (size[1] - height) / 2
+    image = cv2.warpAffine(donor.image, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mask = cv2.warpAffine(donor.mask.astype(np.uint8), move, size, flags=cv2.INTER_NEAREST).astype(bool)
+    if mirrored:
+        image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+    return Case(donor.name, image, mask, group=donor.group)
 
-    The label is the pasted lesion plus what of the old label still shows. Raises UserError when donor or region is empty.
+
+def paste_lesion(job: Job, donor: Case, fit: float) -> Case:
+    """`donor`'s largest lesion on the job's background, filling at most the share `fit` of its region's box.
+
+    Pixels outside the region stay bit-equal. The label is the pasted lesion plus what of the old label still shows. Raises UserError when
+    donor or region is empty.
     """
     frame = job.background.image
     region = region_mask(job.request.region, frame.shape[:2])
@@ -29,7 +47,7 @@ def paste_lesion(job: Job, donor: Case) -> Case:
     margin = dilate(lesion, MARGIN * np.sqrt(lesion.sum()))
     x0, y0, x1, y1 = bounding_box(margin)
     rx0, ry0, rx1, ry1 = bounding_box(region)
-    scale = FIT * min((rx1 - rx0) / (x1 - x0), (ry1 - ry0) / (y1 - y0))
+    scale = fit * min((rx1 - rx0) / (x1 - x0), (ry1 - ry0) / (y1 - y0))
     size = max(4, round((x1 - x0) * scale)), max(4, round((y1 - y0) * scale))
     patch = cv2.resize(donor.image[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     cut = cv2.resize(margin[y0:y1, x0:x1].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)

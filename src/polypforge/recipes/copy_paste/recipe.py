@@ -19,20 +19,27 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case
 from polypforge.masks.shapes import bounding_box, components, enlarge
 from polypforge.recipes.base import Job, UntrainedRecipe
-from polypforge.recipes.copy_paste.paste import MARGIN, paste_lesion
+from polypforge.recipes.copy_paste.paste import FIT, MARGIN, paste_lesion, turned
 
 
 @dataclass(frozen=True)
 class CopyPasteConfig:
-    """donors: how many lesions are kept at most. donor_px: their longest side is shrunk to it. seed: which ones are kept."""
+    """donors: how many lesions are kept at most. donor_px: their longest side is shrunk to it. seed: which ones are kept.
+
+    fit: share of the region's box that a pasted lesion fills at most. turn: whether lesions are turned and mirrored at random.
+    """
 
     donors: int = 400
     donor_px: int = 320
     seed: int = 0
+    fit: float = FIT
+    turn: bool = True
 
     def __post_init__(self) -> None:
         if self.donors < 2 or self.donor_px < 32:
             raise ValueError("donors is at least 2, donor_px at least 32")
+        if not 0.3 <= self.fit <= FIT:  # the rim must keep clear of the region's outline
+            raise ValueError(f"fit lies in 0.3..{FIT}")
 
 
 class CopyPaste(UntrainedRecipe):
@@ -72,7 +79,14 @@ class CopyPaste(UntrainedRecipe):
         return others[numpy_rng(job.request.seed, "donor").integers(len(others))]
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
-        return [paste_lesion(job, self.donor_of(job)) for job in jobs]
+        return [paste_lesion(job, self._placed(job), self.config.fit) for job in jobs]
+
+    def _placed(self, job: Job) -> Case:
+        donor = self.donor_of(job)
+        if not self.config.turn:
+            return donor
+        rng = numpy_rng(job.request.seed, "turn")
+        return turned(donor, float(rng.uniform(0, 360)), bool(rng.random() < 0.5))
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,10 @@ class ForgeConfig:
     normal_share: share of training regions that hold no lesion. drop_all, drop_each: chance to hide all attributes and the
     class, or one attribute. detail_batch_share: share of each batch that trains the detail stage.
     lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel
-    (1 = the weight of a colour channel inside the region). base_time, detail_time: mean and spread of the logistic-normal
-    times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
-    base_steps, detail_steps, guidance, base_shift: the sampler's defaults.
+    (1 = the weight of a colour channel inside the region). base_time: mean and spread of the logistic-normal times.
+    low_res_noise: most noise added to the small image that the detail stage is shown in training. fooling_weight: of the critic's say
+    on details, beside the error of the coarse image. learns: which stages do; the other stays as it is.
+    base_steps, guidance, base_shift: the sampler's defaults.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -36,10 +37,10 @@ class ForgeConfig:
     surround_weight: float = 0.08
     mask_weight: float = 0.7
     base_time: tuple[float, float] = (-0.5, 1.0)
-    detail_time: tuple[float, float] = (-0.3, 1.0)
     low_res_noise: float = 0.12
+    fooling_weight: float = 0.2
+    learns: tuple[str, ...] = ("base", "detail")
     base_steps: int = 20
-    detail_steps: int = 8
     guidance: float = 1.0
     base_shift: float = 1.0
 
@@ -48,3 +49,7 @@ class ForgeConfig:
             raise ValueError("detail_px must be a multiple of base_px, and both of their patches")
         if not 0 <= self.drop_all < 1 or not 0 <= self.drop_each < 1 or not 0 <= self.normal_share <= 1:
             raise ValueError("drop_all, drop_each and normal_share are probabilities")
+        if self.detail_crop_px % 8:
+            raise ValueError("detail_crop_px must be a multiple of 8, which the critic's patches need")
+        if not self.learns or not set(self.learns) <= {"base", "detail"}:
+            raise ValueError("learns names base, detail or both")

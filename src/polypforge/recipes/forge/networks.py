@@ -54,17 +54,17 @@ class BaseStage(nn.Module):
 
 
 class DetailStage(nn.Module):
-    """Redraws a coarse image and mask at full size, in the grain of the surroundings; fully convolutional."""
+    """Draws a coarse image and mask at full size, in the grain of the surroundings; one step, fully convolutional."""
 
     def __init__(self, config: ForgeConfig, unet: UNet2DModel | None = None) -> None:
         super().__init__()
         self.config = config
         self.unet = unet or build_unet(config.detail, STATE + STATE + CONTEXT, STATE, conditional=False)
 
-    def forward(self, z: Tensor, time: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Predicted clean (B, 4, H, W): the enlarged coarse image plus the network's correction. cond: context, coarse."""
-        correction = apply_unet(self.unet, torch.cat([z, cond["coarse"], cond["context"]], 1), time, self.config.detail.patch_px)
-        return cond["coarse"] + correction
+    def forward(self, noise: Tensor, coarse: Tensor, context: Tensor) -> Tensor:
+        """(B, 4, H, W): the enlarged coarse image plus the network's correction. noise: (B, 4, H, W), which of the possible details."""
+        nothing = torch.zeros(len(noise), device=noise.device)  # diffusers' network wants a time
+        return coarse + apply_unet(self.unet, torch.cat([noise, coarse, context], 1), nothing, self.config.detail.patch_px)
 
 
 def enlarge(coarse: Tensor, factor: int) -> Tensor:
@@ -121,17 +121,17 @@ def _random_crops(parts: list[Tensor], region: Tensor, size: int, grid: int, gen
     return [torch.stack(kept) for kept in crops]
 
 
-def stage_loss(stage: nn.Module, target: Target, cond: dict[str, Tensor], times: tuple[float, float], generator: torch.Generator) -> Tensor:
+def base_loss(stage: BaseStage, target: Target, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     """Velocity loss at random times with random noise, both from `generator` (CPU)."""
     device = target.state.device
-    time = sample_times(len(target.state), *times, generator).to(device)
+    time = sample_times(len(target.state), *stage.config.base_time, generator).to(device)
     noise = torch.randn(target.state.shape, generator=generator).to(device)
     predicted = stage(mix(target.state, noise, time), time, cond)
     return velocity_loss(predicted, target.state, time, target.weight)
 
 
 @torch.no_grad()
-def clean_error(stage: nn.Module, target: Target, cond: dict[str, Tensor], time: float, generator: torch.Generator) -> float:
+def clean_error(stage: BaseStage, target: Target, cond: dict[str, Tensor], time: float, generator: torch.Generator) -> float:
     """Weighted mean square error of the clean estimate at one time."""
     times = torch.full((len(target.state),), time, device=target.state.device)
     noise = torch.randn(target.state.shape, generator=generator).to(target.state)

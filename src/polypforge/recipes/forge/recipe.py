@@ -19,10 +19,12 @@ from polypforge.diffusion.flow import mix
 from polypforge.features import Encoder
 from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.attribute_embedding import AttributeEmbedding
+from polypforge.models.patch_critic import PatchCritic
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
+from polypforge.recipes.forge.detail_loss import CRITIC_CHANNELS, detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -34,11 +36,19 @@ class Forge(Recipe):
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
     removes: ClassVar[bool] = True
 
-    def __init__(self, config: ForgeConfig, base: networks.BaseStage | None = None, detail: networks.DetailStage | None = None) -> None:
+    def __init__(
+        self,
+        config: ForgeConfig,
+        base: networks.BaseStage | None = None,
+        detail: networks.DetailStage | None = None,
+        critic: PatchCritic | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.base = base or networks.BaseStage(config)
         self.detail = detail or networks.DetailStage(config)
+        self.critic = critic or PatchCritic(CRITIC_CHANNELS)  # only training asks it
+        self.uses_all_parameters = len(config.learns) == 2
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -65,31 +75,52 @@ class Forge(Recipe):
         return planes | {"image": (count, 3, *size), "vector": (count, VECTOR_DIM), "exact": (count,)}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        target = networks.base_target(self.config, batch)
-        cond = {"context": target.context, "vector": batch["vector"]}
-        base = networks.stage_loss(self.base, target, cond, self.config.base_time, generator)
+        total, parts = batch["image"].new_zeros(()), {}
+        if "base" in self.config.learns:
+            target = networks.base_target(self.config, batch)
+            parts["base"] = networks.base_loss(self.base, target, self._asked(target, batch), generator)
+            total = total + parts["base"]
+        if "detail" in self.config.learns:
+            share = self.config.detail_batch_share if "base" in self.config.learns else 1.0
+            few = max(1, round(len(batch["image"]) * share))
+            target, coarse = networks.detail_target(self.config, {k: v[:few] for k, v in batch.items()}, generator, crop=True)
+            noise = torch.randn(target.state.shape, generator=generator).to(target.state)
+            losses = detail_losses(self.critic, self.detail(noise, coarse, target.context), target, coarse, self._factor)
+            total = total + losses.rebuilt + self.config.fooling_weight * losses.fooling + losses.judged
+            parts |= {"rebuilt": losses.rebuilt, "fooling": losses.fooling, "judged": losses.judged}
+        return total, {name: value.detach() for name, value in parts.items()}
 
-        few = max(1, round(len(batch["image"]) * self.config.detail_batch_share))
-        part = {key: value[:few] for key, value in batch.items()}
-        fine, coarse = networks.detail_target(self.config, part, generator, crop=True)
-        detail_cond = {"context": fine.context, "coarse": coarse}
-        detail = networks.stage_loss(self.detail, fine, detail_cond, self.config.detail_time, generator)
-        return base + detail, {"base": base.detach(), "detail": detail.detach()}
+    @property
+    def _factor(self) -> int:
+        return self.config.detail_px // self.config.base_px
 
+    def _asked(self, target: networks.Target, batch: Batch) -> dict[str, Tensor]:
+        return {"context": target.context, "vector": batch["vector"]}
+
+    @torch.no_grad()
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
-        target = networks.base_target(self.config, batch)
-        cond = {"context": target.context, "vector": batch["vector"]}
-        fine, coarse = networks.detail_target(self.config, batch, generator, crop=True)
-        detail_cond = {"context": fine.context, "coarse": coarse}
         losses = {}
-        for time in VALIDATION_TIMES:
-            losses[f"base@{time}"] = networks.clean_error(self.base, target, cond, time, generator)
-            losses[f"detail@{time}"] = networks.clean_error(self.detail, fine, detail_cond, time, generator)
+        if "base" in self.config.learns:
+            target = networks.base_target(self.config, batch)
+            for time in VALIDATION_TIMES:
+                losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
+        if "detail" in self.config.learns:
+            target, coarse = networks.detail_target(self.config, batch, generator, crop=True)
+            noise = torch.randn(target.state.shape, generator=generator).to(target.state)
+            losses["detail"] = float(rebuilt_error(self.detail(noise, coarse, target.context), target, self._factor))
         return losses
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
         return sampling.generate(self.config, self.base, self.detail, jobs)
+
+    def redraw(self, jobs: Sequence[Job], drafts: Sequence[Case], strength: float) -> list[Case]:
+        """As `generate`, but each job sets out from a draft of its result: image and mask of the whole frame, the lesion in its place.
+
+        strength: noise level in 0..1 from which the base stage draws: the nearer to 0, the more of the draft stays. What the lesion should
+        be like is measured from the draft. Raises UserError for a draft that shows no lesion in the region.
+        """
+        return sampling.generate(self.config, self.base, self.detail, jobs, sampling.Drafts(drafts, strength))
 
     def encoder(self) -> Encoder:
         """Of the base stage, with no region to repaint and nothing asked for."""
@@ -108,6 +139,7 @@ class Forge(Recipe):
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
+        self.critic.save_pretrained(folder / "critic")
         self.save_config(folder)
 
     @classmethod
@@ -116,4 +148,7 @@ class Forge(Recipe):
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
-        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet))
+        critic = None
+        if (folder / "critic").is_dir():
+            critic = PatchCritic.from_pretrained(folder / "critic", local_files_only=True, use_safetensors=True)
+        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet), critic)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polypforge.core.types import NORMAL, POLYP, Case
+from polypforge.core.errors import UserError
+from polypforge.core.types import NORMAL, POLYP, Case, Mask
 from polypforge.diffusion.flow import as_denoiser, sigma_steps
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
+from polypforge.masks.attributes import measure
+from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
 from polypforge.recipes.forge.config import ForgeConfig
@@ -21,15 +26,51 @@ from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, con
 from polypforge.recipes.windows import View, channels_last, finished
 
 
+@dataclass(frozen=True)
+class Drafts:
+    """What jobs set out from instead of noise alone: one case a job, and the noise level in 0..1 from which it is redrawn."""
+
+    cases: Sequence[Case]
+    strength: float
+
+    def planes(self, views: Sequence[View], size: int) -> Tensor:
+        """(B, 4, S, S) float32 in [-1, 1]: image and lesion in the window."""
+        return torch.stack([_draft_plane(v, c, size) for v, c in zip(views, self.cases, strict=True)])
+
+    def vectors(self, jobs: Sequence[Job], views: Sequence[View]) -> NDArray[np.float32]:
+        """(B, VECTOR_DIM): a lesion like the draft's."""
+        found = []
+        for job, view, case in zip(jobs, views, self.cases, strict=True):
+            lesion = _lesion(view, case)
+            if not lesion.any():
+                raise UserError(f"request {job.request.id}: its draft shows no lesion inside the region.")
+            found.append(request_vector(True, measure(case.image, lesion, view.region, view.field)))
+        return np.stack(found)
+
+
+def _lesion(view: View, draft: Case) -> Mask:
+    return draft.mask & view.region if draft.mask is not None else np.zeros_like(view.region)
+
+
+def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
+    return torch.cat([to_unit(view.window.crop(draft.image, size)[None])[0], view.plane(_lesion(view, draft), size) * 2 - 1])
+
+
 @torch.inference_mode()
-def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job]) -> list[Case]:
+def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job], drafts: Drafts | None = None) -> list[Case]:
     """One case a job. Each job has its own noise, so its result does not depend on the batch it runs in."""
     device = next(base.parameters()).device
     views = [View.of(job, config.window_scale, config.min_window_px) for job in jobs]
     image, region, field = (torch.stack(parts).to(device) for parts in zip(*(v.planes(config.detail_px) for v in views), strict=True))
-    vector = np.stack([request_vector(j.request.label == POLYP, j.request.attributes) for j in jobs])
+    if drafts:
+        vector = drafts.vectors(jobs, views)
+    else:
+        vector = np.stack([request_vector(j.request.label == POLYP, j.request.attributes) for j in jobs])
+    sketch = drafts.planes(views, config.detail_px).to(device) if drafts else None
+    strength = drafts.strength if drafts else 1.0
+    seeds = [j.request.seed for j in jobs]
     with fast_inference(device):
-        state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), [j.request.seed for j in jobs])
+        state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
     return [_finish(job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
 
 
@@ -43,6 +84,13 @@ def _noise(seeds: Sequence[int], stage: int, size: int) -> Tensor:
     return torch.stack([torch.randn(STATE, size, size, generator=torch.Generator().manual_seed(2 * seed + stage)) for seed in seeds])
 
 
+def _sigmas(steps: int, shift: float, strength: float) -> Tensor:
+    """The last part of the way for a strength below 1, in as many of the steps."""
+    if strength == 1:
+        return sigma_steps(steps, shift)
+    return sigma_steps(max(2, round(steps * strength)), shift, first_time=1 - strength)
+
+
 def _sample(
     config: ForgeConfig,
     base: BaseStage,
@@ -52,20 +100,22 @@ def _sample(
     field: Tensor,
     vector: Tensor,
     seeds: Sequence[int],
+    sketch: Tensor | None,
+    strength: float,
 ) -> Tensor:
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
     small_image, small_region, small_field = shrink(image, region, field, factor)
     asked = {"context": context(small_image, small_region, small_field), "vector": vector}
     null = asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}
-    sigmas = sigma_steps(config.base_steps, config.base_shift).to(image.device)
+    sigmas = _sigmas(config.base_steps, config.base_shift, strength).to(image.device)
     start = _noise(seeds, 0, config.base_px).to(image) * sigmas[0]
+    if sketch is not None:
+        start = start + F.avg_pool2d(sketch, factor)
     coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, (asked, null)).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
-    cond = {"context": context(image, region, field), "coarse": enlarge(coarse, factor)}
-    sigmas = sigma_steps(config.detail_steps).to(image.device)
-    start = _noise(seeds, 1, config.detail_px).to(image) * sigmas[0]
-    fine = dpmpp_2m(as_denoiser(detail), start, sigmas, cond).clamp(-1, 1)
+    noise = _noise(seeds, 1, config.detail_px).to(image)
+    fine = detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
     fine[:, :3] = torch.where(region > 0, fine[:, :3], image)
     return fine

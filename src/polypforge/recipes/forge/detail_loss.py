@@ -1,0 +1,67 @@
+"""How the detail stage learns: like the decoder of a latent diffusion model, from a reconstruction and a critic of patches.
+
+An error in pixels alone makes smooth lesions, because detail can't be foreseen from the coarse image. The critic asks for *some* detail
+like that of real lesions (least squares, Mao et al. 2017); matching its features keeps the training stable (Wang et al. 2018, pix2pixHD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from polypforge.models.patch_critic import PatchCritic
+from polypforge.recipes.forge.networks import Target
+
+CRITIC_CHANNELS = 4 + 4 + 1  # image and mask; coarse image and mask; region
+
+
+@dataclass(frozen=True)
+class DetailLosses:
+    """rebuilt: error of the coarse image and of the mask. fooling: what the critic still sees. judged: the critic's own loss."""
+
+    rebuilt: Tensor
+    fooling: Tensor
+    judged: Tensor
+
+
+def detail_losses(critic: PatchCritic, drawn: Tensor, target: Target, coarse: Tensor, factor: int) -> DetailLosses:
+    """drawn, coarse: (B, 4, H, W), what the stage drew and what it was shown, both at full size.
+
+    Only what lies in the region is compared: outside it the real image stays when lesions are made, so there `drawn` is replaced by it.
+    """
+    region = target.context[:, 3:4]
+    made = torch.where(region > 0, drawn, target.state)
+    rebuilt = rebuilt_error(made, target, factor)
+    given = torch.cat([coarse, region], 1)
+    real_scores, real_features = critic(torch.cat([target.state, given], 1))
+    made_scores, _ = critic(torch.cat([made.detach(), given], 1))
+    judged = _judgement(real_scores, 1.0, region) + _judgement(made_scores, 0.0, region)
+    frozen = {name: value.detach() for name, value in critic.named_parameters()}  # fooling must not teach the critic
+    scores, features = functional_call(critic, frozen, (torch.cat([made, given], 1),))
+    pairs = zip(features, real_features, strict=True)
+    matched = sum((_over_region((f - r.detach()).abs().mean(1, keepdim=True), region) for f, r in pairs), drawn.new_zeros(()))
+    return DetailLosses(rebuilt, _judgement(scores, 1.0, region) + matched, judged)
+
+
+def rebuilt_error(made: Tensor, target: Target, factor: int) -> Tensor:
+    """Mean absolute error: of colours as the coarse image would show them, of the mask at full size."""
+    error = made - target.state
+    colour = F.avg_pool2d(error[:, :3], factor).abs()
+    weight = F.avg_pool2d(target.weight[:, :3], factor)
+    mask = error[:, 3:].abs() * target.weight[:, 3:]
+    return (colour * weight).sum() / weight.sum().clamp_min(1e-6) + mask.sum() / target.weight[:, 3:].sum().clamp_min(1e-6)
+
+
+def _judgement(scores: list[Tensor], wanted: float, region: Tensor) -> Tensor:
+    errors = [_over_region((s.float() - wanted).square(), region) for s in scores]
+    return torch.stack(errors).mean()
+
+
+def _over_region(values: Tensor, region: Tensor) -> Tensor:
+    """Mean of (B, 1, h, w) over those patches that show the region, by the share that they show of it."""
+    weight = F.adaptive_avg_pool2d(region, values.shape[-2:])
+    return (values.float() * weight).sum() / weight.sum().clamp_min(1e-6)
