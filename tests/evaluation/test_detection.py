@@ -7,6 +7,7 @@ import torch
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
+from polypforge.evaluation.detection import network
 from polypforge.evaluation.detection.average_precision import Ranked, average_precision, box_iou, score_boxes, summarise
 from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig
 from polypforge.phantom.render import render
@@ -83,6 +84,7 @@ def test_weights_stand_for_repeated_images():
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"kind": "centernet", "encoder": "tu-resnet10t", "depth": 3, "decoder": [32, 16, 8]}, {"kind": "rt_detr", "width": 32}, {"kind": "fcos"},
+
 ], ids=lambda s: s["kind"])  # fmt: skip
 def test_detectors_learn_save_and_predict(settings, tmp_path):
     torch.manual_seed(0)
@@ -105,10 +107,45 @@ def test_detectors_learn_save_and_predict(settings, tmp_path):
     assert all(0 <= s <= 1 for _, s in boxes) and boxes == sorted(boxes, key=lambda b: -b[1])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["yolov8n", "yolo26n"])  # with and without suppression of doubles
+def test_yolo_finds_what_it_was_shown(version, tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    pytest.importorskip("ultralytics")
+    torch.manual_seed(0)
+    model = LesionDetector(from_dict(LesionDetectorConfig, {"kind": "yolo", "yolo": version, "size_px": 96}))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.3  # ultralytics' 0.03 is meant for long trainings
+    pool = model.prepare([render(70 + k, 128, polyps=1) for k in range(4)])
+    pool.augment = "none"
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for step in range(60):
+        loss, _ = model.loss(model.training_batch(pool, 4, numpy_rng(step)), torch.Generator())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert model.eval().validation_losses(model.validation_batch(pool, 4, numpy_rng(0)), 0)["1 - AP50"] < 0.7
+    model.save_pretrained(tmp_path)
+    image = render(70, 128, polyps=1).image
+    assert LesionDetector.load_pretrained(tmp_path).predict([image]) == model.predict([image])
+
+
 def test_empty_frames_give_no_boxes_to_learn():
     model = LesionDetector(from_dict(LesionDetectorConfig, {"encoder": "tu-resnet10t", "depth": 3, "decoder": [32, 16, 8], "size_px": 64}))
     batch = model.validation_batch(model.prepare([render(7, 96, polyps=0), render(8, 96, polyps=1)]), 2, numpy_rng(0))
     assert batch["count"].tolist() == [0, 1] and not batch["boxes"][0].any()
     assert torch.isfinite(model.loss(batch, torch.Generator())[0])
     with pytest.raises(UserError, match="kind"):
+        from_dict(LesionDetectorConfig, {"kind": "ssd"})
+
+
+def test_yolo_is_named_by_version_and_says_what_it_needs(monkeypatch):
+    for name in ("../model", "yolov8n.yaml", "yolov5n"):
+        with pytest.raises(UserError, match="version and a size"):
+            from_dict(LesionDetectorConfig, {"kind": "yolo", "yolo": name})
+    with pytest.raises(UserError, match="starts from nothing"):
+        from_dict(LesionDetectorConfig, {"kind": "yolo", "weights": "yolov8n.pt"})
+    monkeypatch.setattr(network, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"polypforge\[yolo\]"):
         from_dict(LesionDetectorConfig, {"kind": "yolo"})

@@ -1,10 +1,13 @@
-"""Detectors that learn from whole frames: CenterNet, RT-DETR (the DINO family) and FCOS behind one interface."""
+"""Detectors that learn from whole frames: CenterNet, RT-DETR (the DINO family), FCOS and YOLO behind one interface."""
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import cv2
@@ -24,7 +27,8 @@ from polypforge.models.pixels import to_unit
 from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch, Trainable
 
-KINDS = ("centernet", "rt_detr", "fcos")
+KINDS = ("centernet", "rt_detr", "fcos", "yolo")
+YOLO = re.compile(r"yolo(v8|11|12|26)[nsmlx]")
 MOST_LESIONS = 8  # of one frame that are taught
 MOST_FOUND = 20
 LEAST_PX = 4  # sides of a box that is taught, at the network's size
@@ -35,9 +39,9 @@ Found = list[tuple[tuple[float, float, float, float], float]]  # boxes in pixels
 
 @dataclass(frozen=True)
 class LesionDetectorConfig:
-    """kind: centernet, rt_detr or fcos. size_px: side of the frames that it sees (resized, not cut). encoder, depth, decoder, weights: of
-    the U-Net behind centernet, as for the segmenter. width: of rt_detr and its ResNet when it starts from nothing. weights of rt_detr: a
-    folder or hub id of transformers, or ""."""
+    """kind: centernet, rt_detr, fcos or yolo. size_px: side of the frames that it sees (resized, not cut). encoder, depth, decoder,
+    weights: of the U-Net behind centernet, as for the segmenter. width: of rt_detr and its ResNet when it starts from nothing. weights of
+    rt_detr: a folder or hub id of transformers, or "". yolo: which one of ultralytics, such as yolov8n."""
 
     kind: str = "centernet"
     size_px: int = 256
@@ -46,6 +50,7 @@ class LesionDetectorConfig:
     decoder: tuple[int, ...] = (128, 64, 32, 16)
     weights: str = ""
     width: int = 128
+    yolo: str = "yolov8n"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -54,8 +59,12 @@ class LesionDetectorConfig:
             raise ValueError("size_px must be a multiple of 32")
         if self.kind == "centernet" and len(self.decoder) != self.depth:
             raise ValueError("decoder needs `depth` widths")
-        if self.kind == "fcos" and self.weights:
-            raise ValueError("fcos starts from nothing: leave weights empty")
+        if self.kind in ("fcos", "yolo") and self.weights:
+            raise ValueError(f"{self.kind} starts from nothing: leave weights empty")
+        if not YOLO.fullmatch(self.yolo):
+            raise ValueError("yolo is a version and a size, such as yolov8n, yolo11s or yolo26m")
+        if self.kind == "yolo" and find_spec("ultralytics") is None:
+            raise ValueError("detector yolo needs ultralytics (licence AGPL-3.0): pip install 'polypforge[yolo]'")
 
 
 class Head(nn.Module, ABC):
@@ -155,7 +164,40 @@ class FCOS(Head):
         return [[(tuple(b), s) for b, s in zip(f["boxes"].tolist(), f["scores"].tolist(), strict=True)] for f in found]
 
 
-HEADS: dict[str, type] = {"centernet": CenterNet, "rt_detr": RTDetr, "fcos": FCOS}
+class Yolo(Head):
+    """Of ultralytics, from nothing, with its own losses. That package is AGPL-3.0 and an extra of its own; it is kept off the network."""
+
+    def __init__(self, config: LesionDetectorConfig) -> None:
+        super().__init__()
+        for name, value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_VERBOSE", "false")):
+            os.environ.setdefault(name, value)
+        from ultralytics.cfg import get_cfg
+        from ultralytics.nn.tasks import DetectionModel
+
+        self.net = DetectionModel(f"{config.yolo}.yaml", nc=1, verbose=False)
+        self.net.args = get_cfg()
+
+    def losses(self, images: Tensor, boxes: list[Tensor]) -> dict[str, Tensor]:
+        rows = torch.cat([torch.full((len(b),), k, device=images.device) for k, b in enumerate(boxes)])
+        batch = {
+            "img": (images + 1) / 2, "batch_idx": rows.float(), "cls": torch.zeros(len(rows), 1, device=images.device),
+            "bboxes": _centred(torch.cat(boxes)) / images.shape[-1],
+        }  # fmt: skip
+        training = self.net.training
+        self.net.train()  # ultralytics gives what its losses need in no other mode
+        parts, _ = self.net.loss(batch)
+        self.net.train(training)
+        return {"detection": parts.sum() / len(images)}
+
+    def find(self, images: Tensor) -> list[Found]:
+        from ultralytics.utils.nms import non_max_suppression
+
+        raw = self.net((images + 1) / 2)
+        rows = non_max_suppression(raw, conf_thres=0.01, iou_thres=0.5, max_det=MOST_FOUND, end2end=self.net.end2end)
+        return [[(tuple(r[:4]), r[4]) for r in found.tolist()] for found in rows]
+
+
+HEADS: dict[str, type] = {"centernet": CenterNet, "rt_detr": RTDetr, "fcos": FCOS, "yolo": Yolo}
 
 
 def _whole(box: Sequence[float]) -> Box:
