@@ -31,6 +31,26 @@ def test_the_finder_trains_on_frames_without_text_only():
     assert torch.isfinite(loss) and finder.find(plain.image).shape == (320, 320)
 
 
+def test_faint_pixels_join_a_sure_one_and_are_nothing_alone():
+    finder = OverlayFinder(OverlayFinderConfig(look_px=320, grow=0))
+    chance = torch.full((1, 1, 320, 320), 0.01)
+    chance[..., 50:60, 50:90] = 0.2  # a faint stroke,
+    chance[..., 50:60, 50:52] = 0.9  # sure at one end;
+    chance[..., 200:210, 200:240] = 0.2  # another one is sure nowhere,
+    chance[..., 300, 300] = 0.9  # and a lone pixel is no letter
+
+    class Given(torch.nn.Module):
+        def forward(self, image):
+            return torch.logit(chance)
+
+    finder.net = Given()
+    finder.register_parameter("place", torch.nn.Parameter(torch.zeros(1)))  # says on which device it is
+    found = finder.find(np.zeros((320, 320, 3), np.uint8))
+    assert found[50:60, 50:90].all() and found.sum() == 400
+    with pytest.raises(ValueError, match="faint"):
+        OverlayFinderConfig(faint=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (starter_root() / "overlay_finder").is_dir(), reason="no shipped finder")
 def test_the_shipped_finder_covers_rendered_letters_and_little_else():

@@ -26,8 +26,9 @@ from polypforge.phantom.overlays import draw_overlay
 @dataclass(frozen=True)
 class OverlayFinderConfig:
     """encoder: any of segmentation-models-pytorch, from scratch; depth, decoder: its stages and decoder widths. look_px: longer side at
-    which frames are searched. crop_px: side of training crops. threshold: of the probability; grow: pixels at that scale by which what is
-    found grows. empty_share: share of training crops without text."""
+    which frames are searched. crop_px: side of training crops. threshold: of the probability that starts a letter; faint: of pixels that
+    join it (hysteresis, Canny 1986); grow: pixels at that scale by which what is found grows. empty_share: share of
+    training crops without text."""
 
     encoder: str = "tu-mobilenetv3_small_050"
     depth: int = 4
@@ -35,10 +36,13 @@ class OverlayFinderConfig:
     look_px: int = 640
     crop_px: int = 160
     threshold: float = 0.4
+    faint: float = 0.1
     grow: int = 3
     empty_share: float = 0.2
 
     def __post_init__(self) -> None:
+        if not 0 < self.faint <= self.threshold < 1:
+            raise ValueError("0 < faint <= threshold < 1")
         if len(self.decoder) != self.depth or self.crop_px % 2**self.depth:
             raise ValueError("decoder needs `depth` widths and crop_px must be a multiple of 2 ** depth")
 
@@ -119,10 +123,13 @@ class OverlayFinder(SavedNet, Trainable):
         device = next(self.parameters()).device
         with fast_inference(device):
             logits = self.net(to_unit(padded[None]).to(device).contiguous(memory_format=torch.channels_last)).float()
-        found = (torch.sigmoid(logits)[0, 0, :height, :width] > config.threshold).cpu().numpy().astype(np.uint8)
-        # A lone pixel is no letter; what is left grows, so that fringes go with their letters.
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
-        keep = np.isin(labels, [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= 4]).astype(np.uint8)
+        chance = torch.sigmoid(logits)[0, 0, :height, :width].cpu().numpy()
+        # A letter has a sure pixel, and more than a few; what is left grows, so that fringes go with their letters.
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((chance > config.faint).astype(np.uint8), connectivity=8)
+        letter = np.zeros(count, bool)
+        letter[np.unique(labels[chance > config.threshold])] = True
+        letter[0] = False
+        keep = (letter & (stats[:, cv2.CC_STAT_AREA] >= 4))[labels].astype(np.uint8)
         grown = cv2.dilate(keep, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * config.grow + 1,) * 2))
         return cv2.resize(grown, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0
 
