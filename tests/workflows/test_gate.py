@@ -8,8 +8,10 @@ import pytest
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import read_grey
+from polypforge.data.folder import write_data_set
+from polypforge.phantom.render import render
 from polypforge.quality.gates import Gatekeeper
-from polypforge.workflows.cross_fit import cross_fit, fold_of
+from polypforge.workflows.cross_fit import cross_fit, fold_of, shared_scenes
 from polypforge.workflows.gate import gate_folder
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.opened import open_checked
@@ -114,14 +116,35 @@ def test_no_judge_saw_what_it_judges(phantom_folder, tmp_path, monkeypatch):
 
 def test_folds_keep_groups_together_and_are_refused_where_they_make_no_sense(phantom_folder, tmp_path):
     opened = open_checked(phantom_folder)
-    parts = fold_of([opened], 3)
+    cases = opened.cases("train")
+    parts = fold_of([cases], opened.report.pairs, 3)
     for a, b in opened.report.pairs:
         if a in parts and b in parts:
             assert parts[a] == parts[b]
     assert max(list(parts.values()).count(k) for k in range(3)) - min(list(parts.values()).count(k) for k in range(3)) <= 2
     with pytest.raises(UserError, match="independent groups"):
-        fold_of([opened], 50)
+        fold_of([cases], opened.report.pairs, 50)
     with pytest.raises(UserError, match="at least 2"):
         cross_fit("window_segmenter", [phantom_folder], tmp_path / "x", 1)
     with pytest.raises(UserError, match="is for judges"):
         cross_fit("forge", [phantom_folder], tmp_path / "x", 2)
+    with pytest.raises(UserError, match="several --data folders have a case named"):
+        fold_of([cases, cases], [], 2)
+
+
+def test_scenes_that_two_folders_share_lie_in_one_fold(tmp_path):
+    """Public data sets share frames: the same picture under two names, brighter in one of them."""
+    shared = [render(k, 256, polyps=1) for k in range(4)]
+    others = [render(50 + k, 256, polyps=1) for k in range(4)]
+    for number, case in enumerate(shared):
+        case.name = f"one-{number}"
+    write_data_set(tmp_path / "one", shared)
+    for number, case in enumerate([*shared, *others]):
+        case.name = f"two-{number}"
+        case.image = np.clip(case.image * 1.05, 0, 255).astype(np.uint8)
+    write_data_set(tmp_path / "two", [*shared, *others])
+    opened = [open_checked(tmp_path / name, val_share=0.0) for name in ("one", "two")]
+    ties = shared_scenes(opened, tmp_path / "out")
+    assert {(f"one-{k}", f"two-{k}") for k in range(4)} <= set(ties)
+    parts = fold_of([o.cases("train") for o in opened], ties, 3)
+    assert all(parts[a] == parts[b] for a, b in ties)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import whole_folder, write_json
 from polypforge.core.seeding import content_hash
+from polypforge.data.source import SourceCase
 from polypforge.data.split import components
 from polypforge.quality.cross_fitted import CrossFitted
 from polypforge.quality.judges import JUDGES, load_judge
 from polypforge.workflows.opened import Opened, open_checked
+from polypforge.workflows.overlap import overlap
 from polypforge.workflows.run_folder import claim
 from polypforge.workflows.train import read_settings, train
 
@@ -49,7 +53,7 @@ def cross_fit(
     claim(out, f"train {name} --folds", given)
     layout, skip_bad = options.get("layout", "auto"), options.get("skip_bad", False)
     opened = [open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json") for d in data]
-    parts = fold_of(opened, folds)
+    parts = fold_of([o.cases("train") for o in opened], [*(p for o in opened for p in o.report.pairs), *shared_scenes(opened, out)], folds)
     console.print(f"{folds} judges, each without {len(parts) // folds} of {len(parts)} training cases.")
     results = []
     for fold in range(folds):
@@ -68,9 +72,24 @@ def cross_fit(
     return summary
 
 
-def fold_of(opened: Sequence[Opened], folds: int) -> dict[str, int]:
-    """Training case -> fold: what hangs together stays together, the largest first into the smallest fold. Deterministic."""
-    groups = [[c.name for c in members] for o in opened for members in components(o.cases("train"), o.report.pairs)]
+def shared_scenes(opened: Sequence[Opened], out: Path) -> list[tuple[str, str]]:
+    """Pairs of cases of different folders that show the same scene: public data sets share frames."""
+    found = []
+    for (i, one), (j, other) in combinations(enumerate(opened), 2):
+        found += overlap(one.cases("train"), other.cases("train"), out / "checks" / f"{i}-{j}.json")
+    return found
+
+
+def fold_of(folders: Sequence[Sequence[SourceCase]], links: Sequence[tuple[str, str]], folds: int) -> dict[str, int]:
+    """Training case -> fold: what is linked or of one group stays together, the largest first into the smallest fold. Deterministic.
+
+    Raises UserError when two folders have a case of the same name, or when there are fewer independent groups than folds.
+    """
+    cases = [case for folder in folders for case in folder]
+    twice = [name for name, count in Counter(c.name for c in cases).items() if count > 1]
+    if twice:
+        raise UserError(f"several --data folders have a case named '{twice[0]}': judges know cases by name, so give them different names.")
+    groups = [[c.name for c in members] for members in components(cases, links)]
     groups.sort(key=lambda names: (-len(names), content_hash(["fold", *sorted(names)])))
     sizes = [0] * folds
     parts: dict[str, int] = {}

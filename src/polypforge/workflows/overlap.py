@@ -20,7 +20,7 @@ def overlap(learned: Sequence[SourceCase], tested: Sequence[SourceCase], cache: 
         stored = read_json(cache)
         if stored.get("state") == state:
             return [(a, b) for a, b in stored["pairs"]]
-    prints = each("comparing training with test frames", lambda c: fingerprint(c.load().image), [*learned, *tested])
+    prints = each("looking for frames of the same scene", lambda c: fingerprint(c.load().image), [*learned, *tested])
     first = len(learned)
     found = [p for p in find_pairs(prints) if p.a < first <= p.b and p.kind != "possible-near-duplicate"]
     pairs = [(learned[p.a].name, tested[p.b - first].name) for p in found]
