@@ -54,8 +54,9 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
         model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
         self.model = model
-        learned = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learned, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            _groups(model), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
         self.ema = EMA(model, config.ema_decay)
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints)
         self.progress = self.checkpoints.restore_last(model, self.ema, optimizer) or Progress()
@@ -130,7 +131,7 @@ class Trainer:
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(config, progress.step, self._share_done())
+            group["lr"] = group["factor"] * learning_rate_at(config, progress.step, self._share_done())
         generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
         for batch in batches:
             batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
@@ -247,3 +248,12 @@ class Trainer:
     def _bar(self) -> ProgressBar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
         return ProgressBar(*columns, console=console, disable=not self._is_main, transient=True)
+
+
+def _groups(model: Trainable) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups, one for each learning rate; see `Trainable.rate_factors`."""
+    found: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault(model.rate_factors.get(name.split(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in found.items()]

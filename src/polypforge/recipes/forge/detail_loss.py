@@ -16,7 +16,9 @@ from torch.func import functional_call
 from polypforge.models.patch_critic import PatchCritic
 from polypforge.recipes.forge.networks import Target
 
-CRITIC_CHANNELS = 4 + 4 + 1  # image and mask; coarse image and mask; region
+CRITIC_CHANNELS = 4 + 4 + 1  # detail of image and mask; coarse image and mask; region
+DETAIL_GAIN = 6.0
+CRITIC_RATE = 5.0  # it must learn faster than what it judges (two time scales, Heusel et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,15 @@ def detail_losses(critic: PatchCritic, drawn: Tensor, target: Target, coarse: Te
     region = target.context[:, 3:4]
     made = torch.where(region > 0, drawn, target.state)
     rebuilt = rebuilt_error(made, target, factor)
-    given = torch.cat([coarse, region], 1)
-    real_scores, real_features = critic(torch.cat([target.state, given], 1))
-    made_scores, _ = critic(torch.cat([made.detach(), given], 1))
+
+    def added(state: Tensor) -> Tensor:  # what a fine image adds to the coarse one is faint beside it
+        return torch.cat([DETAIL_GAIN * (state - coarse), coarse, region], 1)
+
+    real_scores, real_features = critic(added(target.state))
+    made_scores, _ = critic(added(made.detach()))
     judged = _judgement(real_scores, 1.0, region) + _judgement(made_scores, 0.0, region)
     frozen = {name: value.detach() for name, value in critic.named_parameters()}  # fooling must not teach the critic
-    scores, features = functional_call(critic, frozen, (torch.cat([made, given], 1),))
+    scores, features = functional_call(critic, frozen, (added(made),))
     pairs = zip(features, real_features, strict=True)
     matched = sum((_over_region((f - r.detach()).abs().mean(1, keepdim=True), region) for f, r in pairs), drawn.new_zeros(()))
     return DetailLosses(rebuilt, _judgement(scores, 1.0, region) + matched, judged)

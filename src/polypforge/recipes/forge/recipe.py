@@ -24,7 +24,7 @@ from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
-from polypforge.recipes.forge.detail_loss import CRITIC_CHANNELS, detail_losses, rebuilt_error
+from polypforge.recipes.forge.detail_loss import CRITIC_CHANNELS, CRITIC_RATE, detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -35,6 +35,7 @@ class Forge(Recipe):
     config_class: ClassVar[type] = ForgeConfig
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
     removes: ClassVar[bool] = True
+    rate_factors: ClassVar[dict[str, float]] = {"critic": CRITIC_RATE}
 
     def __init__(
         self,

@@ -1,0 +1,106 @@
+"""The ladder of `forge`: how near are its lesions to real ones, on validation frames that no weights learned from and no test looks at?
+
+    python benchmarks/forge.py --data ../shared/data/kvasir-seg --model starter:forge --model runs/forge --out ladder
+
+Every model answers the same requests. Lesions are compared in their surroundings (window of twice their size) with the real lesions of the
+same frames. OUT/sheet.png shows the same requests, one row a model, the real frame on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polypforge.core.images import write_png
+from polypforge.core.intervals import bootstrap_interval, half_sample_interval, wilson_interval
+from polypforge.core.types import Case, Image, Mask
+from polypforge.core.window import around_mask
+from polypforge.evaluation.images.frechet import frechet
+from polypforge.evaluation.images.kernel import kid
+from polypforge.evaluation.images.manifold import manifold_measures
+from polypforge.evaluation.images.sliced import sliced_wasserstein
+from polypforge.evaluation.masks.shapes import boundary_sharpness
+from polypforge.masks.shapes import components, region_mask
+from polypforge.models.locate import locate
+from polypforge.proposals.census import measure_lesions
+from polypforge.proposals.plan import PlanConfig, Planner
+from polypforge.quality.gates import Subject
+from polypforge.quality.gates.gatekeeper import label_gates
+from polypforge.quality.judges import load_judge
+from polypforge.recipes import Job, load_recipe
+from polypforge.reporting.panels import sheet
+from polypforge.workflows.encoder import open_encoder
+from polypforge.workflows.opened import open_checked
+from polypforge.workflows.pictures import LEAST_WINDOW_PX, LESION_PX, LESION_SCALE, embed
+
+ENCODERS = ("starter:encoder", "random_vgg")
+SHOWN = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=96)
+    given = parser.parse_args()
+    opened = [open_checked(d, cache=given.out / f"{d.name}.json", skip_bad=True) for d in given.data]
+    frames = [c.load() for o in opened for c in o.cases("val")]
+    by_name = {c.name: c for c in frames}
+    learned = [c.load() for o in opened for c in o.cases("train")[:200]]
+    references = [a for c in learned if c.mask is not None and c.mask.any() for a in measure_lesions(c)]
+    planner = Planner(sorted(by_name), by_name.__getitem__, references, 0, PlanConfig(replace=0.5, add=0.5, move=0.0))
+    requests = [r for i in range(given.count) for r in planner.requests(i)]
+    real = [(c.image, part) for c in frames if c.mask is not None for part in components(c.mask, 60)]
+    encoders = [open_encoder(name, "cpu") for name in ENCODERS]
+    judge = load_judge(locate("starter:window_segmenter"))
+    truth = [_features(e, real) for e in encoders]
+    step = float(np.median([boundary_sharpness(*pair) for pair in real]))
+    print(f"{len(requests)} requests on {len(frames)} validation frames; {len(real)} real lesions; median step {step:.2f}")
+    print("| model | KID x 1000, starter | Fréchet, random VGG | coverage | sliced W. 128 px | step at outline | accepted | s a case |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    rows = [[_window(by_name[r.background], region_mask(r.region, by_name[r.background].size)) for r in requests[:SHOWN]]]
+    for name in given.model:
+        recipe = load_recipe(locate(name)).float()
+        started, made = time.perf_counter(), []
+        for k in range(0, len(requests), 8):
+            made += recipe.generate([Job(r, by_name[r.background]) for r in requests[k : k + 8]])
+        spent = (time.perf_counter() - started) / len(requests)
+        subjects = [Subject.synthetic(c, r) for c, r in zip(made, requests, strict=True)]
+        kept = sum(v.kept for v in label_gates(judge).verdicts(subjects))
+        drawn = [(s.case.image, s.lesion) for s in subjects if s.lesion.any()]
+        found = [_features(e, drawn) for e in encoders]
+        sharp = [boundary_sharpness(*pair) for pair in drawn]
+        near = 1000 * kid(truth[0], found[0])
+        low, high = half_sample_interval(near, lambda i, j, found=found: 1000 * kid(truth[0][i], found[0][j]), (len(real), len(drawn)))
+        sliced = sliced_wasserstein([_crop(*p) for p in real], [_crop(*p) for p in drawn])
+        a, b = wilson_interval(kept, len(requests))
+        print(
+            f"| {name} | {near:.2f} ({low:.2f}-{high:.2f}) | {frechet(truth[1], found[1]):.1f} | "
+            f"{manifold_measures(truth[0], found[0])['coverage']:.2f} | {next(iter(sliced.values())):.0f} | {np.median(sharp):.2f} "
+            f"({'-'.join(f'{v:.2f}' for v in bootstrap_interval(sharp))} mean) | {kept}/{len(requests)} ({a:.0%}-{b:.0%}) | {spent:.2f} |",
+            flush=True,
+        )
+        rows.append([_window(c, region_mask(r.region, c.size)) for c, r in zip(made[:SHOWN], requests[:SHOWN], strict=True)])
+    write_png(given.out / "sheet.png", sheet([np.hstack(row) for row in rows], 1))
+
+
+def _crop(image: Image, lesion: Mask) -> Image:
+    return around_mask(lesion, LESION_SCALE, LEAST_WINDOW_PX).crop(image, LESION_PX // 2)
+
+
+def _features(encoder, lesions: list[tuple[Image, Mask]]) -> NDArray[np.float32]:
+    windows = [around_mask(mask, LESION_SCALE, LEAST_WINDOW_PX).crop(image, LESION_PX) for image, mask in lesions]
+    return np.concatenate([embed(encoder, windows[k : k + 16], "cpu") for k in range(0, len(windows), 16)])
+
+
+def _window(case: Case, region: Mask) -> Image:
+    return around_mask(region, 1.75, LEAST_WINDOW_PX).crop(case.image, LESION_PX)
+
+
+if __name__ == "__main__":
+    main()
