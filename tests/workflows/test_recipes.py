@@ -5,17 +5,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from polypforge.core.errors import UserError
 from polypforge.data.folder import write_data_set
 from polypforge.phantom.render import render
-from polypforge.recipes import RECIPES
+from polypforge.recipes import RECIPES, load_recipe
 from polypforge.workflows.expand import expand
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.generator import generator_source
 from polypforge.workflows.train import train
 
-TRAINED = [n for n in RECIPES if n not in ("forge", "folder", "copy_paste")]
+TRAINED = [n for n in RECIPES if n not in ("forge", "folder", "copy_paste", "graft")]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,14 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_copy_paste_expands_without_training(data, tmp_path):
-    result = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
-    assert result.accepted >= 3 and result.report.is_file()
+@pytest.mark.parametrize(("name", "least"), [("copy_paste", 3), ("graft", 1)])
+def test_recipes_without_training_expand(name, least, data, tmp_path):
+    result = expand(data, tmp_path / "out", 4, recipe=name, device="cpu")
+    assert result.accepted >= least and result.report.is_file()
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     made = [p for p in (json.loads(r["provenance"] or "{}") for r in rows) if "request" in p]
-    assert len(made) == result.accepted and all(p["recipe"] == "copy_paste" for p in made)
-    again = expand(data, tmp_path / "out", 4, recipe="copy_paste", device="cpu")
+    assert len(made) == result.accepted and all(p["recipe"] == name for p in made)
+    again = expand(data, tmp_path / "out", 4, recipe=name, device="cpu")
     assert again.accepted == result.accepted and again.made == result.made
 
 
@@ -105,6 +107,28 @@ def test_a_training_run_of_a_recipe_resumes_and_feeds_generate(data, tmp_path):
     assert (first["step"], more["step"]) == (2, 3)
     made = generate_cases(data, tmp_path / "made", model=str(run), num=2, device="cpu")
     assert made["cases"] == 2
+
+
+def test_training_sets_out_from_given_weights(data, tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "first")
+    shape = json.loads((tmp_path / "first" / "config.json").read_text())["config"]
+    config = tmp_path / "tiny.yaml"
+    training = {"max_steps": 1, "batch_size": 2, "validation_examples": 2, "preview_every": 0, "learning_rate": 1e-9, "ema_decay": 0.5}
+    config.write_text(json.dumps({"model": shape | {"learns": ["base"]}, "training": training}))  # JSON is YAML, too
+    given = {"config": config, "device": "cpu", "start": str(tmp_path / "first")}
+    train("forge", [data], tmp_path / "run", **given)
+    made = load_recipe(tmp_path / "run" / "model").state_dict()
+    assert all(torch.allclose(made[k], v, atol=1e-5) for k, v in tiny_forge.state_dict().items())
+    with torch.no_grad():
+        tiny_forge.base.embedding.layers[0].bias += 1
+    tiny_forge.save_pretrained(tmp_path / "second")
+    with pytest.raises(UserError, match="start"):  # other weights to set out from make another run
+        train("forge", [data], tmp_path / "run", **given | {"start": str(tmp_path / "second")})
+    with pytest.raises(UserError, match="another shape"):
+        train("forge", [data], tmp_path / "other", **given | {"start": "starter:forge"})
+    with pytest.raises(UserError, match="no weights of forge"):
+        train("forge", [data], tmp_path / "other", **given | {"start": "starter:window_segmenter"})
+    assert not (tmp_path / "other").exists()
 
 
 def test_which_generator_is_meant(data, tmp_path):
