@@ -128,6 +128,8 @@ def test_training_sets_out_from_given_weights(data, tiny_forge, tmp_path):
         train("forge", [data], tmp_path / "other", **given | {"start": "starter:forge"})
     with pytest.raises(UserError, match="no weights of forge"):
         train("forge", [data], tmp_path / "other", **given | {"start": "starter:window_segmenter"})
+    with pytest.raises(UserError, match="private training can't set out"):
+        train("forge", [data], tmp_path / "other", assignments=["training.privacy={}"], **given)
     assert not (tmp_path / "other").exists()
 
 

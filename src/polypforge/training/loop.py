@@ -130,8 +130,7 @@ class Trainer:
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * learning_rate_at(config, progress.step, self._share_done())
+        self._set_rates()
         generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
         for batch in batches:
             batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
@@ -147,6 +146,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.ema.update(self.model, progress.step)
         return {name: float(value) for name, value in parts.items()}
+
+    def _set_rates(self) -> None:
+        rate = learning_rate_at(self.config, self.progress.step, self._share_done())
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["factor"] * rate
 
     def _advice(self) -> str:
         return (

@@ -20,7 +20,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json
 from polypforge.models.trainable import Batch, Trainable
-from polypforge.training.config import TrainingConfig, learning_rate_at
+from polypforge.training.config import TrainingConfig
 from polypforge.training.ema import learned_state
 from polypforge.training.loop import Trainer
 
@@ -88,8 +88,7 @@ class PrivateTrainer(Trainer):
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         """Tells epsilon alone: a loss would be of private images."""
-        for group in self._private.param_groups:
-            group["lr"] = learning_rate_at(self.config, self.progress.step, self._share_done())
+        self._set_rates()
         generator = torch.Generator().manual_seed(int(self._secret.integers(2**62)))
         each: list[list[torch.Tensor]] = [[] for _ in self._learned]
         for batch in batches:

@@ -21,7 +21,7 @@ from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
 from polypforge.models.first_stage import FirstStage
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import STARTER, locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
@@ -103,6 +103,11 @@ def train(
         _set_out_from(model, start)
     if training.privacy:
         refuse_not_private(model)
+        if start and not start.startswith(STARTER):
+            raise UserError(
+                f"private training can't set out from {start}: what those weights learned, perhaps from the same images, no noise hides. "
+                f"The shipped weights ({STARTER}NAME) learned from public data."
+            )
     if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
