@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/polypforge demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations 15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

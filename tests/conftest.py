@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,12 @@ from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.recipe import Forge
 
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+# Threads of several test processes that wait for one core slow each other down manyfold: each gets its share, and so do its children.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = max(1, min(2, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
+cv2.setNumThreads(THREADS)
 
 TINY = ForgeConfig(
     base=UNetShape((32, 32), (False, True), patch_px=4, norm_groups=8),
