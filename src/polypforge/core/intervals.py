@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
 PICKS_AT_ONCE = 1 << 22
+Value = TypeVar("Value", float, NDArray[np.float64])
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -42,9 +44,9 @@ def group_weights(groups: Sequence[str], resamples: int, seed: int = 0) -> NDArr
 
 
 def half_sample_interval(
-    value: float, statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], float], sizes: tuple[int, int], draws: int = 24, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a figure of two whole sets, from its spread over random halves of both.
+    value: Value, statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Value], sizes: tuple[int, int], draws: int = 24, seed: int = 0
+) -> tuple[Value, Value]:
+    """95 % interval of a figure of two whole sets, or of several at once, from its spread over random halves of both.
 
     statistic(rows of the first, rows of the second). For means, a half drawn without replacement deviates from the whole as much as the
     whole does from the truth (delete-half jackknife: Shao & Wu 1989); drawing with replacement would repeat pictures, which distances of
@@ -55,5 +57,5 @@ def half_sample_interval(
         raise ValueError("an interval from halves needs at least four in each set")
     rng = np.random.default_rng(seed)
     values = [statistic(*(np.sort(rng.permutation(n)[: n // 2]) for n in sizes)) for _ in range(draws)]
-    half = float(student.ppf(0.975, draws - 1)) * float(np.std(values, ddof=1))
+    half = float(student.ppf(0.975, draws - 1)) * np.std(values, axis=0, ddof=1)
     return value - half, value + half

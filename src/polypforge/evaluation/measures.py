@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,48 +45,63 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measure:
-    """least: fewest pictures of either set for which it means anything. rows: most that it looks at. share: lies in 0..1."""
+    """Figures that come from one look at two sets. least: fewest pictures of either set for which they mean anything. rows: most that are
+    looked at. whole: its value, not its interval, takes all pictures however many. shares: which of them lie in 0..1. too_few: what is
+    said below `least`."""
 
-    name: str
-    statistic: Callable[[Features, Features], float]
+    names: tuple[str, ...]
+    statistic: Callable[[Features, Features], Sequence[float]]
     least: int
     rows: int = MOST_FOR_PAIRS
-    share: bool = False
+    whole: bool = False
+    shares: tuple[str, ...] = ()
+    too_few: str = "are too few"
 
-    def figure(self, real: Features, made: Features, pictures: str, extractor: str) -> Figure:
+    def figures(self, real: Features, made: Features, pictures: str, extractor: str) -> list[Figure]:
         n, m = len(real), len(made)
         if min(n, m) < self.least:
-            return Figure(self.name, pictures, extractor, n, m, None, note=self._refusal(min(n, m), real))
+            note = f"{min(n, m)} pictures {self.too_few}"
+            return [Figure(name, pictures, extractor, n, m, None, note=note) for name in self.names]
         a, b = (_part(x, self.rows) for x in (real, made))
-        value = self.statistic(a, b) if self.name != "frechet" else self.statistic(real, made)  # its moments are gathered in chunks
-        interval, floor = None, None
+        values = self._of(real, made) if self.whole else self._of(a, b)
+        low = high = floor = None
         if min(len(a), len(b)) >= LEAST_FOR_INTERVAL:
-            low, high = half_sample_interval(value, lambda i, j: self.statistic(a[i], b[j]), (len(a), len(b)))
-            interval = (max(0.0, low), min(1.0, high)) if self.share else (low, high)
+            low, high = half_sample_interval(values, lambda i, j: self._of(a[i], b[j]), (len(a), len(b)))
             order, k = np.random.default_rng(0).permutation(len(a)), min(len(b), len(a) // 2)
             if min(k, len(a) - k) >= self.least:
-                floor = self.statistic(a[np.sort(order[k:])], a[np.sort(order[:k])])
-        return Figure(self.name, pictures, extractor, n, m, value, interval, floor)
+                floor = self._of(a[np.sort(order[k:])], a[np.sort(order[:k])])
+        found = []
+        for k, name in enumerate(self.names):
+            interval = None
+            if low is not None and high is not None:
+                ends = float(low[k]), float(high[k])
+                interval = (max(0.0, ends[0]), min(1.0, ends[1])) if name in self.shares else ends
+            limit = float(floor[k]) if floor is not None else None
+            found.append(Figure(name, pictures, extractor, n, m, float(values[k]), interval, limit))
+        return found
 
-    def _refusal(self, n: int, features: Features) -> str:
-        if self.name == "frechet":
-            return f"{n} pictures have no full covariance in {features.shape[1]} dimensions: read KID instead"
-        return f"{n} pictures are too few"
+    def _of(self, real: Features, made: Features) -> NDArray[np.float64]:
+        return np.array(self.statistic(real, made), np.float64)
 
 
 def measures_for(width: int, clip: bool) -> list[Measure]:
     """Of features with `width` dimensions; CMMD for CLIP embeddings."""
-    found = [Measure("frechet", frechet, width + 1, MOST_FOR_MOMENTS), Measure("kid", kid, 2)]
+    no_moments = f"have no full covariance in {width} dimensions: read KID instead"
+    found = [
+        Measure(("frechet",), lambda a, b: [frechet(a, b)], width + 1, MOST_FOR_MOMENTS, whole=True, too_few=no_moments),
+        Measure(("kid",), lambda a, b: [kid(a, b)], 2),
+    ]
     if clip:
-        found.append(Measure("cmmd", cmmd, 2))
-    names = ("precision", "recall", "density", "coverage")
-    return found + [Measure(n, partial(_manifold, n), LEAST_FOR_INTERVAL, share=n != "density") for n in names]
+        found.append(Measure(("cmmd",), lambda a, b: [cmmd(a, b)], 2))
+    manifold = ("precision", "recall", "density", "coverage")
+    shares = tuple(name for name in manifold if name != "density")
+    return [*found, Measure(manifold, lambda a, b: _in_order(manifold_measures(a, b), manifold), LEAST_FOR_INTERVAL, shares=shares)]
 
 
 def compare_features(real: Features, made: Features, pictures: str, extractor: str, clip: bool = False) -> list[Figure]:
     """Fréchet distance and its limit, KID, precision, recall, density, coverage, Vendi score; CMMD for CLIP embeddings."""
     n, m = len(real), len(made)
-    found = [measure.figure(real, made, pictures, extractor) for measure in measures_for(real.shape[1], clip)]
+    found = [f for measure in measures_for(real.shape[1], clip) for f in measure.figures(real, made, pictures, extractor)]
     if found[0].value is not None and min(n, m) >= LEAST_FOR_LIMIT:
         found.insert(1, Figure("frechet_infinity", pictures, extractor, n, m, frechet_infinity(real, made)))
     if m >= 2 and not extractor.startswith("random_vgg"):  # what never learned gives nearly parallel features
@@ -95,8 +109,8 @@ def compare_features(real: Features, made: Features, pictures: str, extractor: s
     return found
 
 
-def _manifold(name: str, real: Features, made: Features) -> float:
-    return manifold_measures(real, made)[name]
+def _in_order(values: dict[str, float], names: Sequence[str]) -> list[float]:
+    return [values[name] for name in names]
 
 
 def _vendi(real: Features, count: int) -> float | None:
