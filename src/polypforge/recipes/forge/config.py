@@ -38,7 +38,7 @@ class ForgeConfig:
     mask_weight: float = 0.7
     base_time: tuple[float, float] = (-0.5, 1.0)
     low_res_noise: float = 0.12
-    fooling_weight: float = 0.2
+    fooling_weight: float = 0.05
     learns: tuple[str, ...] = ("base", "detail")
     base_steps: int = 20
     guidance: float = 1.0

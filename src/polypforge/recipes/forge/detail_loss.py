@@ -18,6 +18,7 @@ from polypforge.recipes.forge.networks import Target
 
 CRITIC_CHANNELS = 4 + 4 + 1  # detail of image and mask; coarse image and mask; region
 DETAIL_GAIN = 6.0
+PIXEL_SHARE = 0.25  # detail has its price, or patterns grow that are nobody's
 CRITIC_RATE = 5.0  # it must learn faster than what it judges (two time scales, Heusel et al. 2017)
 
 
@@ -53,12 +54,15 @@ def detail_losses(critic: PatchCritic, drawn: Tensor, target: Target, coarse: Te
 
 
 def rebuilt_error(made: Tensor, target: Target, factor: int) -> Tensor:
-    """Mean absolute error: of colours as the coarse image would show them, of the mask at full size."""
-    error = made - target.state
-    colour = F.avg_pool2d(error[:, :3], factor).abs()
-    weight = F.avg_pool2d(target.weight[:, :3], factor)
-    mask = error[:, 3:].abs() * target.weight[:, 3:]
-    return (colour * weight).sum() / weight.sum().clamp_min(1e-6) + mask.sum() / target.weight[:, 3:].sum().clamp_min(1e-6)
+    """Mean absolute error of colours, as the coarse image would show them and (PIXEL_SHARE of it) pixel by pixel, plus that of the mask."""
+    error, weight = made - target.state, target.weight
+    coarse = _mean(F.avg_pool2d(error[:, :3], factor).abs(), F.avg_pool2d(weight[:, :3], factor))
+    fine = _mean(error[:, :3].abs(), weight[:, :3])
+    return (1 - PIXEL_SHARE) * coarse + PIXEL_SHARE * fine + _mean(error[:, 3:].abs(), weight[:, 3:])
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
 def _judgement(scores: list[Tensor], wanted: float, region: Tensor) -> Tensor:
@@ -68,5 +72,4 @@ def _judgement(scores: list[Tensor], wanted: float, region: Tensor) -> Tensor:
 
 def _over_region(values: Tensor, region: Tensor) -> Tensor:
     """Mean of (B, 1, h, w) over those patches that show the region, by the share that they show of it."""
-    weight = F.adaptive_avg_pool2d(region, values.shape[-2:])
-    return (values.float() * weight).sum() / weight.sum().clamp_min(1e-6)
+    return _mean(values.float(), F.adaptive_avg_pool2d(region, values.shape[-2:]))
