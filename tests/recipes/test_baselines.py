@@ -98,6 +98,21 @@ def test_graft_redraws_a_pasted_lesion_and_is_whole_when_loaded(cases, tiny_forg
         Graft(GraftConfig(forge=str(tmp_path / "graft")))
 
 
+def test_a_graft_starts_from_a_frame_without_the_lesion_that_it_replaces(cases, tiny_forge, monkeypatch):
+    recipe = Graft(GraftConfig(), forge=tiny_forge)
+    recipe.fit(cases)
+    seen = []
+    monkeypatch.setattr(recipe.forge, "redraw", lambda jobs, drafts, strength: seen.extend(drafts) or drafts)
+    job = edit(cases[0], 3)  # its region covers the frame's own lesion
+    recipe.generate([job])
+    region = region_mask(job.request.region, cases[0].size)
+    stays = region & (cases[0].mask > seen[0].mask)  # of the old lesion, where the pasted one doesn't lie
+    assert stays.any() and (seen[0].image[stays] != cases[0].image[stays]).any(-1).mean() > 0.8
+    boxed = Case("boxed", cases[0].image, None, boxes=cases[0].boxes)
+    recipe.generate([edit(cases[0], 4), Job(job.request, boxed)])  # a box without mask is removed whole, too
+    assert len(seen) == 3
+
+
 def test_folder_gives_each_pair_once(cases, tmp_path):
     write_data_set(tmp_path / "pairs", cases)
     recipe = Folder(FolderConfig(str(tmp_path / "pairs")))

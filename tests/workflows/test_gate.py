@@ -1,6 +1,7 @@
 """`gate` and `train --folds` from end to end, with tiny untrained models."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -129,7 +130,12 @@ def test_folds_keep_groups_together_and_are_refused_where_they_make_no_sense(pha
     with pytest.raises(UserError, match="is for judges"):
         cross_fit("forge", [phantom_folder], tmp_path / "x", 2)
     with pytest.raises(UserError, match="several --data folders have a case named"):
-        fold_of([cases, cases], [], 2)
+        cross_fit("window_segmenter", [phantom_folder, phantom_folder], tmp_path / "x", 2)
+    with pytest.raises(UserError, match="from nothing"):
+        cross_fit("window_segmenter", [phantom_folder], tmp_path / "x", 2, start="starter:window_segmenter")
+    assert not (tmp_path / "x").exists()
+    grouped = [[replace(c, name=f"{k}-{c.name}", group="patient 1") for c in cases] for k in range(2)]
+    assert set(fold_of(grouped, [], 2).values()) == {0, 1}  # patient 1 of one hospital is not that of another
 
 
 def test_scenes_that_two_folders_share_lie_in_one_fold(tmp_path):

@@ -133,14 +133,12 @@ def train(
         return
     if out is None:
         raise UserError("say where to: --out RUN (a run folder), or --dry-run to see what it would take.")
-    if folds is not None and start is not None:
-        raise UserError("--folds trains each judge from nothing, so that none has seen its part: leave --start out.")
     if folds is not None:
         from polypforge.workflows.cross_fit import cross_fit
 
         fitted = cross_fit(
             recipe, data or [], out, folds, config=config, assignments=assignments or [], budget_seconds=duration(budget),
-            device=device, skip_bad=skip_bad, offline=offline,
+            device=device, skip_bad=skip_bad, offline=offline, start=start,
         )  # fmt: skip
         emit(fitted, as_json, f"{fitted['folds']} judges, {fitted['step']} steps in {fitted['seconds']:.0f} s\n{fitted['model']}")
         return

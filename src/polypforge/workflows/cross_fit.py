@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import whole_folder, write_json
 from polypforge.core.seeding import content_hash
-from polypforge.data.source import SourceCase
+from polypforge.data.layouts import open_source
+from polypforge.data.source import Source, SourceCase
 from polypforge.data.split import components
 from polypforge.quality.cross_fitted import CrossFitted
 from polypforge.quality.judges import JUDGES, load_judge
@@ -47,11 +49,14 @@ def cross_fit(
         raise UserError(f"--folds is {folds}: it takes at least 2, so that something is left to learn from.")
     if not data:
         raise UserError("--folds needs --data: the real cases that synthetic ones will be made from.")
+    if options.get("start"):
+        raise UserError("--folds trains each judge from nothing, so that none has seen its part: leave --start out.")
+    layout, skip_bad = options.get("layout", "auto"), options.get("skip_bad", False)
+    _refuse_shared_names([open_source(Path(d), layout) for d in data])
     training = read_settings(name, config, assignments, budget_seconds)[2]
     each = training.budget_seconds / folds if training.budget_seconds else None
     given = {"name": name, "data": [str(Path(d).resolve()) for d in data], "folds": folds, "set": list(assignments)}
     claim(out, f"train {name} --folds", given)
-    layout, skip_bad = options.get("layout", "auto"), options.get("skip_bad", False)
     opened = [open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json") for d in data]
     parts = fold_of([o.cases("train") for o in opened], [*(p for o in opened for p in o.report.pairs), *shared_scenes(opened, out)], folds)
     console.print(f"{folds} judges, each without {len(parts) // folds} of {len(parts)} training cases.")
@@ -72,6 +77,12 @@ def cross_fit(
     return summary
 
 
+def _refuse_shared_names(sources: Sequence[Source]) -> None:
+    twice = [name for name, count in Counter(c.name for s in sources for c in s.cases).items() if count > 1]
+    if twice:
+        raise UserError(f"several --data folders have a case named '{twice[0]}': judges know cases by name, so give them different names.")
+
+
 def shared_scenes(opened: Sequence[Opened], out: Path) -> list[tuple[str, str]]:
     """Pairs of cases of different folders that show the same scene: public data sets share frames."""
     found = []
@@ -83,12 +94,10 @@ def shared_scenes(opened: Sequence[Opened], out: Path) -> list[tuple[str, str]]:
 def fold_of(folders: Sequence[Sequence[SourceCase]], links: Sequence[tuple[str, str]], folds: int) -> dict[str, int]:
     """Training case -> fold: what is linked or of one group stays together, the largest first into the smallest fold. Deterministic.
 
-    Raises UserError when two folders have a case of the same name, or when there are fewer independent groups than folds.
+    Groups are those of their folder: patient 1 of one hospital is not patient 1 of another. Raises UserError when there are fewer
+    independent groups than folds.
     """
-    cases = [case for folder in folders for case in folder]
-    twice = [name for name, count in Counter(c.name for c in cases).items() if count > 1]
-    if twice:
-        raise UserError(f"several --data folders have a case named '{twice[0]}': judges know cases by name, so give them different names.")
+    cases = [replace(case, group=f"{k} {case.group}" if case.group else "") for k, folder in enumerate(folders) for case in folder]
     groups = [[c.name for c in members] for members in components(cases, links)]
     groups.sort(key=lambda names: (-len(names), content_hash(["fold", *sorted(names)])))
     sizes = [0] * folds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from polypforge.core.console import console
 from polypforge.recipes import load_recipe
 from polypforge.training.config import TrainingConfig
@@ -18,6 +20,7 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     The validation cases choose nothing but the `best` copy; the last weights are used. A finished run is not run again.
     """
     console.print(f"Fine-tuning for {budget_seconds / 60:.1f} min in {out}.")
+    torch.manual_seed(seed)
     recipe = load_recipe(folder)
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.cases(s)], out / "text")) for s in ("train", "val"))
     config = TrainingConfig(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from polypforge.core.config import from_dict, override, read_yaml
 from polypforge.core.console import console
@@ -100,7 +101,7 @@ def train(
     torch.manual_seed(training.seed)
     model = build(name, values.get("model") or {}, f"{path}: model")
     if start:
-        _set_out_from(model, start)
+        set_out_from(model, start)
     if training.privacy:
         refuse_not_private(model)
         if start and not start.startswith(STARTER):
@@ -156,15 +157,23 @@ def train(
     return _with_data(result, out, data, opened, main)
 
 
-def _set_out_from(model: Trainable, start: str) -> None:
+def set_out_from(model: Trainable, start: str) -> None:
+    """Give the model the weights that `start` names. Raises UserError when they are of another kind or shape, or damaged."""
+    if isinstance(model, UntrainedRecipe):
+        raise UserError(f"{model.name} learns nothing by gradients, so it can't set out from weights: leave --start out.")
     folder = locate(start)
     described = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if described.get(model.kind) != model.name:
         raise UserError(f"{start} holds no weights of {model.name}: training can set out from weights of the same kind only.")
     try:
-        model.load_state_dict(type(model).load_pretrained(folder).state_dict())
+        saved = type(model).load_pretrained(folder).state_dict()
+    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{start} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
+    try:
+        model.load_state_dict(saved)
     except RuntimeError as error:
-        raise UserError(f"{start} has another shape than the configuration asks for ({str(error).splitlines()[-1].strip()})") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{start} has another shape than the configuration asks for ({reason}): give the configuration it has.") from error
 
 
 def _without_training(name: str, model: Trainable, out: Path, data, opened, main: bool) -> dict[str, Any]:

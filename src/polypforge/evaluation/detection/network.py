@@ -170,10 +170,12 @@ class Yolo(Head):
     def __init__(self, config: LesionDetectorConfig) -> None:
         super().__init__()
         for name, value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_VERBOSE", "false")):
-            os.environ.setdefault(name, value)
+            os.environ[name] = value
+        threads = cv2.getNumThreads()
         from ultralytics.cfg import get_cfg
         from ultralytics.nn.tasks import DetectionModel
 
+        cv2.setNumThreads(threads)  # its import sets none
         self.net = DetectionModel(f"{config.yolo}.yaml", nc=1, verbose=False)
         self.net.args = get_cfg()
 

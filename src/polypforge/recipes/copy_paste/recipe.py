@@ -104,4 +104,4 @@ class CopyPaste(UntrainedRecipe):
             Case(name, planes[f"image_{i:04d}"].numpy(), planes[f"mask_{i:04d}"].numpy(), group=group)
             for i, (name, group) in enumerate(stored["donors"])
         ]
-        return cls(from_dict(CopyPasteConfig, stored["config"], str(folder / "config.json")), donors)
+        return cls(from_dict(CopyPasteConfig, {"turn": False} | stored["config"], str(folder / "config.json")), donors)

@@ -15,11 +15,11 @@ class ForgeConfig:
     window_scale: side of the window / longer side of the region when generating. min_window_px: least side, frame pixels.
     normal_share: share of training regions that hold no lesion. drop_all, drop_each: chance to hide all attributes and the
     class, or one attribute. detail_batch_share: share of each batch that trains the detail stage.
-    lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel
-    (1 = the weight of a colour channel inside the region). base_time: mean and spread of the logistic-normal times.
-    low_res_noise: most noise added to the small image that the detail stage is shown in training. fooling_weight: of the critic's say
-    on details, beside the error of the coarse image. learns: which stages do; the other stays as it is.
-    base_steps, guidance, base_shift: the sampler's defaults.
+    lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel (1 = the
+    weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
+    the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
+    fooling_weight: of the critic's say on details, beside the error against the real image. learns: which stages do; the other stays
+    as it is. base_steps, guidance, base_shift: the sampler's defaults.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))

@@ -24,7 +24,7 @@ CRITIC_RATE = 5.0  # it must learn faster than what it judges (two time scales, 
 
 @dataclass(frozen=True)
 class DetailLosses:
-    """rebuilt: error of the coarse image and of the mask. fooling: what the critic still sees. judged: the critic's own loss."""
+    """rebuilt: see `rebuilt_error`. fooling: what the critic still sees. judged: the critic's own loss."""
 
     rebuilt: Tensor
     fooling: Tensor
@@ -54,8 +54,11 @@ def detail_losses(critic: PatchCritic, drawn: Tensor, target: Target, coarse: Te
 
 
 def rebuilt_error(made: Tensor, target: Target, factor: int) -> Tensor:
-    """Mean absolute error of colours, as the coarse image would show them and (PIXEL_SHARE of it) pixel by pixel, plus that of the mask."""
-    error, weight = made - target.state, target.weight
+    """Mean absolute error inside the region: of colours, as the coarse image would show them and (PIXEL_SHARE of it) pixel by pixel,
+    plus that of the mask. What `made` shows outside the region is not used, so it is not judged.
+    """
+    region = target.context[:, 3:4]
+    error, weight = region * (made - target.state), region * target.weight
     coarse = _mean(F.avg_pool2d(error[:, :3], factor).abs(), F.avg_pool2d(weight[:, :3], factor))
     fine = _mean(error[:, :3].abs(), weight[:, :3])
     return (1 - PIXEL_SHARE) * coarse + PIXEL_SHARE * fine + _mean(error[:, 3:].abs(), weight[:, 3:])

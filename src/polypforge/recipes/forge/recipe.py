@@ -49,7 +49,9 @@ class Forge(Recipe):
         self.base = base or networks.BaseStage(config)
         self.detail = detail or networks.DetailStage(config)
         self.critic = critic or PatchCritic(CRITIC_CHANNELS)  # only training asks it
-        self.uses_all_parameters = len(config.learns) == 2
+        self.base.requires_grad_("base" in config.learns)
+        for part in (self.detail, self.critic):
+            part.requires_grad_("detail" in config.learns)
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -145,7 +147,10 @@ class Forge(Recipe):
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
-        config = from_dict(ForgeConfig, json.loads((folder / "config.json").read_text())["config"])
+        stored = json.loads((folder / "config.json").read_text())["config"]
+        for gone in ("detail_time", "detail_steps"):  # of detail stages that were diffusion models; one step of theirs is a smooth lesion
+            stored.pop(gone, None)
+        config = from_dict(ForgeConfig, stored, str(folder / "config.json"))
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)

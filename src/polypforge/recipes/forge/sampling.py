@@ -117,5 +117,4 @@ def _sample(
 
     noise = _noise(seeds, 1, config.detail_px).to(image)
     fine = detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
-    fine[:, :3] = torch.where(region > 0, fine[:, :3], image)
-    return fine
+    return torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))

@@ -6,18 +6,21 @@ Noising a rough draft part of the way and denoising it again is SDEdit (Meng et 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
+
+import torch
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.core.types import POLYP, Case
+from polypforge.core.types import NORMAL, POLYP, Case
 from polypforge.features import Encoder
-from polypforge.models.locate import locate
-from polypforge.recipes.base import Job, UntrainedRecipe
+from polypforge.masks.shapes import region_mask
+from polypforge.recipes.base import Job, Recipe, UntrainedRecipe
 from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
+from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.recipe import Forge
 
 FORGE, PASTE = "forge", "copy_paste"  # folders of the parts beside config.json
@@ -60,10 +63,18 @@ class Graft(UntrainedRecipe):
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
         """As every recipe; a request for normal tissue is forge's own work."""
         lesions = [job for job in jobs if job.request.label == POLYP]
-        drawn = iter(self.forge.redraw(lesions, self.paste.generate(lesions), self.config.strength) if lesions else [])
+        drafts = self.paste.generate(self._cleared(lesions)) if lesions else []
+        drawn = iter(self.forge.redraw(lesions, drafts, self.config.strength) if lesions else [])
         normal = [job for job in jobs if job.request.label != POLYP]
         removed = iter(self.forge.generate(normal) if normal else [])
         return [next(drawn if job.request.label == POLYP else removed) for job in jobs]
+
+    def _cleared(self, jobs: Sequence[Job]) -> list[Job]:
+        """The same jobs on frames from which forge has removed what their regions hold: else the draft would show that, too."""
+        held = [job for job in jobs if _holds_lesion(job)]
+        asked = [Job(replace(job.request, label=NORMAL, attributes={}, lesion=()), job.case) for job in held]
+        cleared = dict(zip(map(id, held), self.forge.generate(asked) if asked else [], strict=True))
+        return [Job(job.request, replace(cleared[id(job)], name=job.background.name)) if id(job) in cleared else job for job in jobs]
 
     def encoder(self) -> Encoder:
         return self.forge.encoder()
@@ -80,8 +91,17 @@ class Graft(UntrainedRecipe):
         return cls(config, CopyPaste.load_pretrained(folder / PASTE), Forge.load_pretrained(folder / FORGE))
 
 
+def _holds_lesion(job: Job) -> bool:
+    background = job.background
+    if background.mask is None:
+        return bool(background.boxes)
+    return bool((background.mask & region_mask(job.request.region, background.size)).any())
+
+
 def _load_forge(name: str) -> Forge:
-    folder = locate(name)
-    if read_json(folder / "config.json").get("recipe") != Forge.name:
+    if torch.empty(0).is_meta:  # a dry run looks at no weights
+        return Forge(ForgeConfig())
+    found = Recipe.from_pretrained(name)
+    if not isinstance(found, Forge):
         raise UserError(f"{name} holds no weights of forge: model.forge names a run, folder or hub id of that recipe.")
-    return Forge.load_pretrained(folder)
+    return found
