@@ -41,7 +41,7 @@ def real(tmp_path_factory) -> Path:
     return folder
 
 
-def synthetic(folder: Path, parents: list[str], first: int = 800) -> Path:
+def synthetic(folder: Path, parents: list[str], first: int = 800, donors: list[str] | None = None) -> Path:
     made = cases(first, 6, "made")
     for k, case in enumerate(made):
         case.split = "train"
@@ -49,6 +49,8 @@ def synthetic(folder: Path, parents: list[str], first: int = 800) -> Path:
         case.provenance = {"synthetic": True} | (
             {"request": {"background": parent, "label": "polyp", "region": [], "seed": 0}} if parent else {}
         )
+        if donors:
+            case.provenance["donor"] = donors[k % len(donors)]
     write_data_set(folder, made)
     return folder
 
@@ -125,6 +127,14 @@ def test_synthetic_cases_from_other_peoples_labels_are_refused(real, tmp_path):
     with pytest.raises(UserError, match="'somebody-else'.*labels alone"):
         downstream(plan, real, tmp_path / "run", workers=1)
     assert not (tmp_path / "run" / "cells").exists()
+
+
+def test_pasted_lesions_count_as_labels(real, tmp_path):
+    plan = with_folder(tmp_path / "made")
+    names = learned_names(real, plan)
+    synthetic(tmp_path / "made", names, donors=["somebody-else"])
+    with pytest.raises(UserError, match="'somebody-else'.*labels alone"):
+        downstream(plan, real, tmp_path / "run", workers=1)
 
 
 def test_what_was_made_from_validation_cases_is_left_out(real, tmp_path):

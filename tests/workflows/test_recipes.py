@@ -33,6 +33,7 @@ def test_recipes_without_training_expand(name, least, data, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     made = [p for p in (json.loads(r["provenance"] or "{}") for r in rows) if "request" in p]
     assert len(made) == result.accepted and all(p["recipe"] == name for p in made)
+    assert all(p["donor"] != p["request"]["background"] and p["donor"] for p in made)  # whose lesion it is
     again = expand(data, tmp_path / "out", 4, recipe=name, device="cpu")
     assert again.accepted == result.accepted and again.made == result.made
 

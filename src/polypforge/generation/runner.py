@@ -12,6 +12,7 @@ from polypforge.generation.writer import CaseStore
 from polypforge.recipes.base import Job, Recipe
 
 LoadBackground = Callable[[str], Case]
+OF_RECIPES = ("donor",)  # what recipes themselves say of a case: the real case whose lesion was put into it
 
 
 def generate(
@@ -45,7 +46,7 @@ def generate(
                 part = wave[start : start + batch_size]
                 jobs = [Job(r, _frame(r, load, store)) for r in part]
                 for request, case in zip(part, recipe.generate(jobs), strict=True):
-                    case.provenance = provenance_of(request, provenance)
+                    case.provenance = provenance_of(request, provenance) | {k: v for k, v in case.provenance.items() if k in OF_RECIPES}
                     pending.append(writers.submit(store.write, case, request, request.id in parents))
                 made += len(part)
                 if advance:

@@ -79,7 +79,14 @@ class CopyPaste(UntrainedRecipe):
         return others[numpy_rng(job.request.seed, "donor").integers(len(others))]
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
-        return [paste_lesion(job, self._placed(job), self.config.fit) for job in jobs]
+        """As every recipe; each case's provenance names its donor."""
+        return [self._pasted(job) for job in jobs]
+
+    def _pasted(self, job: Job) -> Case:
+        donor = self._placed(job)
+        made = paste_lesion(job, donor, self.config.fit)
+        made.provenance = {"donor": donor.name}
+        return made
 
     def _placed(self, job: Job) -> Case:
         donor = self.donor_of(job)

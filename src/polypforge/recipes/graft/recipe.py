@@ -64,7 +64,10 @@ class Graft(UntrainedRecipe):
         """As every recipe; a request for normal tissue is forge's own work."""
         lesions = [job for job in jobs if job.request.label == POLYP]
         drafts = self.paste.generate(self._cleared(lesions)) if lesions else []
-        drawn = iter(self.forge.redraw(lesions, drafts, self.config.strength) if lesions else [])
+        redrawn = self.forge.redraw(lesions, drafts, self.config.strength) if lesions else []
+        for case, draft in zip(redrawn, drafts, strict=True):
+            case.provenance = draft.provenance
+        drawn = iter(redrawn)
         normal = [job for job in jobs if job.request.label != POLYP]
         removed = iter(self.forge.generate(normal) if normal else [])
         return [next(drawn if job.request.label == POLYP else removed) for job in jobs]

@@ -33,7 +33,7 @@ from polypforge.workflows.downstream.supply import Made, identity, make, refuse_
 from polypforge.workflows.opened import keep_report, open_checked
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
-NOTHING = Made((), ())
+NOTHING = Made((), (), ())
 
 
 @dataclass

@@ -24,10 +24,12 @@ from polypforge.workflows.overlap import refuse_overlap
 
 @dataclass(frozen=True)
 class Made:
-    """cases: synthetic ones. parents: name of the real case that each was made from, where that is known."""
+    """cases: synthetic ones. parents: name of the real case that each was made from, donors: of the one whose lesion was put into it; ""
+    where there is none, or nobody knows."""
 
     cases: tuple[SourceCase, ...]
     parents: tuple[str, ...]
+    donors: tuple[str, ...]
 
 
 def make(supply: Supply, draw: Draw, size: int, folder: Path, name: str, device: str, offline: bool) -> Made:
@@ -55,7 +57,7 @@ def made_elsewhere(folder: Path) -> Made:
     cases = [c for c in source.cases if c.provenance.get("synthetic")] or source.cases
     if not cases:
         raise UserError(f"{folder} holds no synthetic case: nothing passed the gates, or it is another folder.")
-    return Made(tuple(cases), tuple(parent_of(c) for c in cases))
+    return Made(tuple(cases), tuple(parent_of(c) for c in cases), tuple(str(c.provenance.get("donor", "")) for c in cases))
 
 
 def parent_of(case: SourceCase) -> str:
@@ -69,7 +71,7 @@ def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
     credit the synthetic cases with what are other people's labels: up to 12 points. Raises UserError with the names."""
     known = _names([c.name for c in draw.learned[size]])
     aside = _names([*(c.name for c in draw.validation), *draw.apart])
-    foreign = sorted({p for p in made.parents if p and p not in known | aside})
+    foreign = sorted({p for p in (*made.parents, *made.donors) if p and p not in known | aside})
     if foreign:
         shown = ", ".join(f"'{n}'" for n in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
@@ -77,10 +79,11 @@ def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
             f"{what} was made from real cases that the network doesn't learn from ({shown}{more}), so a gain could come from their labels "
             "alone: make it from the same cases, or let the network learn from all of them."
         )
-    kept = [k for k, parent in enumerate(made.parents) if parent not in aside]
+    kept = [k for k, used in enumerate(zip(made.parents, made.donors, strict=True)) if not aside.intersection(used)]
     if not kept:
         raise UserError(f"{what} was made from validation cases alone: nothing is left to learn from.")
-    return Made(tuple(made.cases[k] for k in kept), tuple(made.parents[k] for k in kept))
+    cases, parents, donors = (tuple(part[k] for k in kept) for part in (made.cases, made.parents, made.donors))
+    return Made(cases, parents, donors)
 
 
 def _names(names: Sequence[str]) -> set[str]:
