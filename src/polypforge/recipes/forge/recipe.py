@@ -20,6 +20,7 @@ from polypforge.features import Encoder
 from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.models.patch_critic import PatchCritic
+from polypforge.models.pixel_head import PixelHead
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
@@ -142,6 +143,7 @@ class Forge(Recipe):
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
+        self.detail.head.save_pretrained(folder / "detail_head")
         self.critic.save_pretrained(folder / "critic")
         self.save_config(folder)
 
@@ -154,7 +156,9 @@ class Forge(Recipe):
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
-        critic = None
-        if (folder / "critic").is_dir():
-            critic = PatchCritic.from_pretrained(folder / "critic", local_files_only=True, use_safetensors=True)
-        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet), critic)
+        later = {"detail_head": PixelHead, "critic": PatchCritic}  # earlier weights have none: their detail stage needs none
+        head, critic = (
+            kind.from_pretrained(folder / name, local_files_only=True, use_safetensors=True) if (folder / name).is_dir() else None
+            for name, kind in later.items()
+        )
+        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet, head), critic)
