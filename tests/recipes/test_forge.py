@@ -166,6 +166,18 @@ def test_only_the_stages_that_are_to_learn_do(polyps):
         replace(TINY, learns=("all",))
 
 
+def test_without_a_say_of_the_critic_there_is_none(polyps, tmp_path):
+    recipe = Forge(replace(TINY, fooling_weight=0.0))
+    wake(recipe)
+    batch = recipe.training_batch(recipe.prepare(polyps), 4, np.random.default_rng(0))
+    _, parts = recipe.loss(batch, torch.Generator().manual_seed(0))
+    assert set(parts) == {"base", "rebuilt"} and not any(p.requires_grad for p in recipe.critic.parameters())
+    recipe.save_pretrained(tmp_path)
+    assert not (tmp_path / "critic").exists() and load_recipe(tmp_path).config.fooling_weight == 0
+    with pytest.raises(ValueError, match="fooling_weight"):
+        replace(TINY, fooling_weight=-1.0)
+
+
 def detail_case(recipe, polyps):
     batch = recipe.training_batch(recipe.prepare(polyps), 4, np.random.default_rng(0))
     target, coarse = networks.detail_target(TINY, batch, torch.Generator().manual_seed(0), crop=True)

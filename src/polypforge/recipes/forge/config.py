@@ -18,8 +18,8 @@ class ForgeConfig:
     lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel (1 = the
     weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
-    fooling_weight: of the critic's say on details, beside the error against the real image. learns: which stages do; the other stays
-    as it is. base_steps, guidance, base_shift: the sampler's defaults.
+    fooling_weight: of the critic's say on details, beside the error against the real image (0: no critic). learns: which stages do; the
+    other stays as it is. base_steps, guidance, base_shift: the sampler's defaults.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -38,7 +38,7 @@ class ForgeConfig:
     mask_weight: float = 0.7
     base_time: tuple[float, float] = (-0.5, 1.0)
     low_res_noise: float = 0.12
-    fooling_weight: float = 0.05
+    fooling_weight: float = 0.0
     learns: tuple[str, ...] = ("base", "detail")
     base_steps: int = 20
     guidance: float = 1.0
@@ -53,3 +53,5 @@ class ForgeConfig:
             raise ValueError("detail_crop_px must be a multiple of 8, which the critic's patches need")
         if not self.learns or not set(self.learns) <= {"base", "detail"}:
             raise ValueError("learns names base, detail or both")
+        if self.fooling_weight < 0:
+            raise ValueError("fooling_weight is at least 0")

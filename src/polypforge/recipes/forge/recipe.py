@@ -51,8 +51,8 @@ class Forge(Recipe):
         self.detail = detail or networks.DetailStage(config)
         self.critic = critic or PatchCritic(CRITIC_CHANNELS)  # only training asks it
         self.base.requires_grad_("base" in config.learns)
-        for part in (self.detail, self.critic):
-            part.requires_grad_("detail" in config.learns)
+        self.detail.requires_grad_("detail" in config.learns)
+        self.critic.requires_grad_("detail" in config.learns and config.fooling_weight > 0)
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -89,9 +89,14 @@ class Forge(Recipe):
             few = max(1, round(len(batch["image"]) * share))
             target, coarse = networks.detail_target(self.config, {k: v[:few] for k, v in batch.items()}, generator, crop=True)
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
-            losses = detail_losses(self.critic, self.detail(noise, coarse, target.context), target, coarse, self._factor)
-            total = total + losses.rebuilt + self.config.fooling_weight * losses.fooling + losses.judged
-            parts |= {"rebuilt": losses.rebuilt, "fooling": losses.fooling, "judged": losses.judged}
+            drawn = self.detail(noise, coarse, target.context)
+            if self.config.fooling_weight:
+                losses = detail_losses(self.critic, drawn, target, coarse, self._factor)
+                total = total + losses.rebuilt + self.config.fooling_weight * losses.fooling + losses.judged
+                parts |= {"rebuilt": losses.rebuilt, "fooling": losses.fooling, "judged": losses.judged}
+            else:
+                parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
+                total = total + parts["rebuilt"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     @property
@@ -144,7 +149,8 @@ class Forge(Recipe):
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
         self.detail.head.save_pretrained(folder / "detail_head")
-        self.critic.save_pretrained(folder / "critic")
+        if self.config.fooling_weight:
+            self.critic.save_pretrained(folder / "critic")
         self.save_config(folder)
 
     @classmethod
@@ -156,9 +162,9 @@ class Forge(Recipe):
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
-        later = {"detail_head": PixelHead, "critic": PatchCritic}  # earlier weights have none: their detail stage needs none
+        parts = {"detail_head": PixelHead, "critic": PatchCritic}  # a new head changes nothing; only training asks the critic
         head, critic = (
             kind.from_pretrained(folder / name, local_files_only=True, use_safetensors=True) if (folder / name).is_dir() else None
-            for name, kind in later.items()
+            for name, kind in parts.items()
         )
         return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet, head), critic)
