@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import PIL.Image
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
@@ -164,18 +166,31 @@ class FCOS(Head):
         return [[(tuple(b), s) for b, s in zip(f["boxes"].tolist(), f["scores"].tolist(), strict=True)] for f in found]
 
 
+@contextmanager
+def _offline_and_unpatched() -> Iterator[None]:
+    """What ultralytics replaces in other libraries when it is first imported is put back: its Image.open, for one, fails on bad files
+    in a way of its own, and OpenCV would be left with one thread."""
+    os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+    patched = [(PIL.Image, "open"), (torch, "save"), (cv2, "imread"), (cv2, "imwrite"), (cv2, "imshow")]
+    before = [(module, name, getattr(module, name)) for module, name in patched if hasattr(module, name)]
+    threads = cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+        cv2.setNumThreads(threads)
+
+
 class Yolo(Head):
     """Of ultralytics, from nothing, with its own losses. That package is AGPL-3.0 and an extra of its own; it is kept off the network."""
 
     def __init__(self, config: LesionDetectorConfig) -> None:
         super().__init__()
-        for name, value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_VERBOSE", "false")):
-            os.environ[name] = value
-        threads = cv2.getNumThreads()
-        from ultralytics.cfg import get_cfg
-        from ultralytics.nn.tasks import DetectionModel
+        with _offline_and_unpatched():
+            from ultralytics.cfg import get_cfg
+            from ultralytics.nn.tasks import DetectionModel
 
-        cv2.setNumThreads(threads)  # its import sets none
         self.net = DetectionModel(f"{config.yolo}.yaml", nc=1, verbose=False)
         self.net.args = get_cfg()
 
