@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,16 +11,17 @@ from diffusers import UNet2DModel
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.data.prepared import prepare
-from polypforge.masks.shapes import bounding_box, box_mask, enlarge, polygon_mask
+from polypforge.masks.shapes import bounding_box, box_mask, enlarge, inner_distance, polygon_mask
 from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
-from polypforge.recipes.forge import networks
+from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.detail_loss import detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
+from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.graft.recipe import Graft, GraftConfig
-from polypforge.recipes.windows import remaining
+from polypforge.recipes.windows import View, remaining
 from polypforge.workflows.train import set_out_from
 from tests.conftest import TINY, wake
 
@@ -285,3 +287,52 @@ def test_frames_with_boxes_only_are_not_given_incomplete_labels(tiny_forge, fram
     background = Case("boxes", frame.image, None, boxes=((5, 5, 30, 30),))
     with pytest.raises(UserError, match="must cover every box"):
         tiny_forge.generate([job(background)])
+
+
+def fine(image):
+    return image.astype(np.float32) - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5)
+
+
+def grained(old=None, seed=1, spread=6.0):
+    """(the plain drawing, the same with grain, inside, frame): a smooth drawing on a frame with noise of known spread."""
+    rng = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(rng.normal(0, spread, (160, 160, 3)).astype(np.float32), (0, 0), 0.7)
+    image = np.clip(120 + noise, 0, 255).astype(np.uint8)
+    view = View.of(job(Case("noisy", image, np.zeros((160, 160), bool))), 1.75, 72)
+    plain = np.full(image.shape, 120, np.float32)
+    return plain, with_grain(view, plain, old, 6.0, seed), view.region, image
+
+
+def test_a_smooth_drawing_gets_the_fine_detail_of_its_surroundings():
+    plain, result, inside, image = grained()
+    assert fine(plain)[inside].std() < 0.01
+    assert fine(result)[inside].std() == pytest.approx(fine(image)[~inside].std(), rel=0.15)
+    neighbours = [np.corrcoef(fine(x)[inside][:-1, 0], fine(x)[inside][1:, 0])[0, 1] for x in (result, image)]
+    assert neighbours[0] == pytest.approx(neighbours[1], abs=0.1), "not only as strong, but of the same spectrum"
+    assert abs(np.corrcoef(fine(result)[inside].ravel(), fine(image)[inside].ravel())[0, 1]) < 0.1, "nothing of the frame is copied"
+    assert not np.allclose(result, grained(seed=2)[1]) and np.allclose(result, grained()[1])
+
+
+def test_grain_is_only_what_is_missing_and_only_where_tissue_is_seen():
+    _, result, inside, image = grained()
+    view = View.of(job(Case("noisy", image, np.zeros((160, 160), bool))), 1.75, 72)
+    rich = image.astype(np.float32)
+    assert np.abs(with_grain(view, rich, None, 6.0, 1) - rich)[inside].std() < 0.35 * np.abs(result - 120)[inside].std()
+    assert (grained(old=np.ones((160, 160), bool))[1] == 120).all(), "all that is seen is lesion"
+
+
+def test_grain_can_be_switched_off(tiny_forge, phantoms, monkeypatch):
+    """With a drawing that has no detail of its own, as an untrained network's has."""
+    flat = torch.zeros(1, 4, tiny_forge.config.detail_px, tiny_forge.config.detail_px)
+    monkeypatch.setattr(sampling, "_sample", lambda *_: flat)
+    made = []
+    for grain in (0.0, 2.0):
+        monkeypatch.setattr(tiny_forge, "config", replace(tiny_forge.config, grain=grain))
+        made.append(tiny_forge.generate([job(phantoms[0])])[0])
+    deep = inner_distance(polygon_mask(list(REGION), phantoms[0].size)) > 12
+    assert [fine(case.image)[deep].std() > 0.3 for case in made] == [False, True]
+
+
+def test_a_negative_grain_is_refused(tiny_forge):
+    with pytest.raises(ValueError, match="grain"):
+        replace(tiny_forge.config, grain=-1.0)

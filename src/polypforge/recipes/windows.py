@@ -56,9 +56,12 @@ class View:
         """A mask of the frame in the window: (1, S, S) float32."""
         return torch.from_numpy(self.window.crop_mask(mask, size)).float()[None]
 
-    def paste(self, drawn: NDArray[np.float32]) -> Image:
-        """The frame with `drawn` (S, S, 3) in [-1, 1] in its region; every pixel outside the region bit-equal to the frame's."""
-        pixels = self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) * 127.5 + 127.5
+    def enlarged(self, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`drawn` (S, S, 3) in [-1, 1] in its place: (H, W, 3) float32 in 0..255, of which only the window's part means anything."""
+        return self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) * np.float32(127.5) + np.float32(127.5)
+
+    def paste(self, pixels: NDArray[np.float32]) -> Image:
+        """The frame with `pixels` (H, W, 3) in 0..255 in its region; every pixel outside the region bit-equal to the frame's."""
         # Blend where the region meets tissue that stays; at the edge of the frame or field there is nothing to blend with.
         stays = self.field & ~self.region
         depth = cv2.distanceTransform((~stays).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -205,7 +205,7 @@ class DiffuseGen(Recipe):
             rgb = np.rint(np.clip(pixels * 127.5 + 127.5, 0, 255)).astype(np.uint8)
             pixels = colour_transfer(rgb, view.window.crop(view.frame, len(rgb))).astype(np.float32) / 127.5 - 1
         plane = self._opened(drawn[..., 3] > 0).astype(np.float32) * 2 - 1
-        return finished(job, view.region, view.field, view.paste(pixels), view.lesion_in(plane))
+        return finished(job, view.region, view.field, view.paste(view.enlarged(pixels)), view.lesion_in(plane))
 
     def _opened(self, mask: Mask) -> Mask:
         radius = round(self.config.opening_px * self.config.size_px / PAPER_PX)

@@ -19,7 +19,8 @@ class ForgeConfig:
     weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
     fooling_weight: of the critic's say on details, beside the error against the real image (0: no critic). learns: which stages do; the
-    other stays as it is. base_steps, guidance, base_shift: the sampler's defaults.
+    other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
+    of 256 (0: none). base_steps, guidance, base_shift: the sampler's defaults.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -40,6 +41,7 @@ class ForgeConfig:
     low_res_noise: float = 0.12
     fooling_weight: float = 0.0
     learns: tuple[str, ...] = ("base", "detail")
+    grain: float = 2.0
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
@@ -55,3 +57,5 @@ class ForgeConfig:
             raise ValueError("learns names base, detail or both")
         if self.fooling_weight < 0:
             raise ValueError("fooling_weight is at least 0")
+        if self.grain < 0:
+            raise ValueError("grain is at least 0")

@@ -22,6 +22,7 @@ from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
+from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
@@ -71,12 +72,15 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     seeds = [j.request.seed for j in jobs]
     with fast_inference(device):
         state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
-    return [_finish(job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
+    return [_finish(config, job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
 
 
-def _finish(job: Job, view: View, drawn: NDArray[np.float32]) -> Case:
+def _finish(config: ForgeConfig, job: Job, view: View, drawn: NDArray[np.float32]) -> Case:
     lesion = np.zeros_like(view.region) if job.request.label == NORMAL else view.lesion_in(drawn[..., 3])
-    return finished(job, view.region, view.field, view.paste(drawn[..., :3]), lesion)
+    pixels = view.enlarged(drawn[..., :3])
+    if config.grain:
+        pixels = with_grain(view, pixels, job.background.mask, config.grain, job.request.seed)
+    return finished(job, view.region, view.field, view.paste(pixels), lesion)
 
 
 def _noise(seeds: Sequence[int], stage: int, size: int) -> Tensor:

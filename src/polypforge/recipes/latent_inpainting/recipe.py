@@ -224,7 +224,7 @@ class LatentInpainting(Recipe):
         with fast_inference(device):
             latents = self._sample(image, region, lesion, field, prompts, [j.request.seed for j in jobs])
             drawn = channels_last(self._decoded(latents, image, region, field).clamp(-1, 1))
-        return [finished(j, v.region, v.field, v.paste(d), m) for j, v, d, m in zip(jobs, views, drawn, lesions, strict=True)]
+        return [finished(j, v.region, v.field, v.paste(v.enlarged(d)), m) for j, v, d, m in zip(jobs, views, drawn, lesions, strict=True)]
 
     def _sample(self, image: Tensor, region: Tensor, lesion: Tensor, field: Tensor, prompts: list[str], seeds: list[int]) -> Tensor:
         config, backbone = self.config, self.backbone
