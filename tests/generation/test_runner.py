@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
@@ -119,3 +120,41 @@ def test_requests_file_round_trip_and_errors(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"background": "a", "label": "cat", "region": [[0,0],[1,1],[2,0]], "seed": 1}\n')
     with pytest.raises(UserError, match="polyp or normal"):
         read_requests(tmp_path / "r.jsonl")
+
+
+@pytest.mark.parametrize("fitting", [1, 2])
+def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch, capsys, fitting):
+    recipe, requests, load = setting
+    whole, sizes = recipe.generate, []
+
+    def small_device(jobs):
+        sizes.append(len(jobs))
+        if len(jobs) > fitting:
+            raise torch.OutOfMemoryError
+        return whole(jobs)
+
+    monkeypatch.setattr(recipe, "generate", small_device)
+    assert generate(recipe, requests, load, CaseStore(tmp_path), {}, 4) == len(requests)
+    assert sizes[:2] == [4, 2] and max(s for s in sizes if s <= fitting) == fitting and len(CaseStore(tmp_path).done()) == len(requests)
+    assert "Out of memory with 4 images" in capsys.readouterr().err
+
+
+def test_a_device_without_room_for_one_image_is_named(setting, tmp_path, monkeypatch):
+    recipe, requests, load = setting
+
+    def full(jobs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(recipe, "generate", full)
+    with pytest.raises(UserError, match="too little memory for a single image"):
+        generate(recipe, requests, load, CaseStore(tmp_path), {}, 4)
+
+
+def test_a_shared_store_leaves_what_others_are_writing(tmp_path):
+    unfinished = tmp_path / "images" / ".partial-x"
+    unfinished.parent.mkdir()
+    unfinished.touch()
+    CaseStore(tmp_path, shared=True)
+    assert unfinished.exists()
+    CaseStore(tmp_path)
+    assert not unfinished.exists()

@@ -70,6 +70,22 @@ def split(
 
 
 @app.command()
+def pack(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the shards. The same command writes those that are missing.")],
+    to: Annotated[str, typer.Option(help="webdataset (tar) or parquet; Hugging Face `datasets` loads both.")] = "webdataset",
+    per_shard: Annotated[int, typer.Option(help="Cases in a shard.")] = 1000,
+    layout: Layout = "auto",
+    as_json: JsonOut = False,
+) -> None:
+    """Put a folder of cases into few large files, for storage far away and many readers."""
+    from polypforge.workflows.pack import pack_data
+
+    result = pack_data(data, out, to, per_shard, layout)
+    emit(result, as_json, f"{result['cases']} cases in {result['shards']} shards in {out} ({result['written']} written now)")
+
+
+@app.command()
 def masks(
     data: DataArgument,
     out: Annotated[Path, typer.Option(help="Folder for the new data set.")],

@@ -172,6 +172,8 @@ def generate(
     num: Annotated[int | None, typer.Option(help="How many cases to plan when no requests are given.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
     batch_size: BatchSize = 8,
+    engine: Annotated[str, typer.Option(help="local, or ray: worker processes on a cluster (RAY_ADDRESS) or on this machine.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Workers of --engine ray; default: one for each GPU, or for each core.")] = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -183,8 +185,8 @@ def generate(
     from polypforge.workflows.generate import generate_cases as run
 
     result = run(
-        data, out, model=model, requests_file=requests, num=num, shard=shard, batch_size=batch_size, layout=layout, skip_bad=skip_bad,
-        seed=seed, device=device, offline=offline,
+        data, out, model=model, requests_file=requests, num=num, shard=shard, batch_size=batch_size, engine=engine, workers=workers,
+        layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}")
 

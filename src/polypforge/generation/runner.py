@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
+
+from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, Case, Request
 from polypforge.generation.writer import CaseStore
@@ -26,26 +29,28 @@ def generate(
 ) -> int:
     """Make every request whose case is not in `store` yet; returns how many were made.
 
-    A request with a parent runs after it, on its result. `provenance` (recipe, weights, version ...) is stored with each case.
-    Raises UserError when a parent is missing from `requests` and from the store, or a background can't be loaded.
+    A request with a parent runs after it, on its result. Where the device's memory is too small for a batch, batches are halved.
+    `provenance` (recipe, weights, version ...) is stored with each case. Raises UserError when a parent is missing from `requests` and
+    from the store, or a background can't be loaded.
     """
-    for request in requests:
-        if request.label == NORMAL and not recipe.removes:
-            raise UserError(f"request {request.id} asks for normal tissue, which {recipe.name} can't draw: leave it out.")
-        if request.region and "background" not in recipe.needs:
-            raise UserError(
-                f"request {request.id} asks for an edit of a region, but {recipe.name} draws whole frames: leave the region out."
-            )
+    refuse_unfit(recipe, requests)
     done = store.done()
     parents = {r.parent for r in requests if r.parent}
     made = 0
     with ThreadPoolExecutor(2) as writers:
         for wave in waves(requests, done):
             pending: list[Future] = []
-            for start in range(0, len(wave), batch_size):
+            start = 0
+            while start < len(wave):
                 part = wave[start : start + batch_size]
                 jobs = [Job(r, _frame(r, load, store)) for r in part]
-                for request, case in zip(part, recipe.generate(jobs), strict=True):
+                try:
+                    cases = recipe.generate(jobs)
+                except torch.OutOfMemoryError:
+                    batch_size = _half(len(part))
+                    continue
+                start += len(part)
+                for request, case in zip(part, cases, strict=True):
                     case.provenance = provenance_of(request, provenance) | {k: v for k, v in case.provenance.items() if k in OF_RECIPES}
                     pending.append(writers.submit(store.write, case, request, request.id in parents))
                 made += len(part)
@@ -56,6 +61,26 @@ def generate(
             for future in pending:
                 future.result()
     return made
+
+
+def refuse_unfit(recipe: Recipe, requests: Sequence[Request]) -> None:
+    """Raises UserError for a request that the recipe can't answer."""
+    for request in requests:
+        if request.label == NORMAL and not recipe.removes:
+            raise UserError(f"request {request.id} asks for normal tissue, which {recipe.name} can't draw: leave it out.")
+        if request.region and "background" not in recipe.needs:
+            raise UserError(
+                f"request {request.id} asks for an edit of a region, but {recipe.name} draws whole frames: leave the region out."
+            )
+
+
+def _half(batch: int) -> int:
+    """The next batch size after one that didn't fit."""
+    if batch == 1:
+        raise UserError("the device has too little memory for a single image: use --device cpu, or a smaller model.") from None
+    torch.cuda.empty_cache()
+    console.print(f"Out of memory with {batch} images at once: going on with {batch // 2}.")
+    return batch // 2
 
 
 def _frame(request: Request, load: LoadBackground, store: CaseStore) -> Case | None:

@@ -16,11 +16,14 @@ from polypforge.masks.attributes import to_vector
 
 
 class CaseStore:
-    """A folder of generated cases. A case counts as done when its row in `rows/` exists, which is written last."""
+    """A folder of generated cases. A case counts as done when its row in `rows/` exists, which is written last.
 
-    def __init__(self, folder: Path) -> None:
+    shared: others write to it at this moment; otherwise what an interrupted run left unfinished is cleared away.
+    """
+
+    def __init__(self, folder: Path, shared: bool = False) -> None:
         self.folder = folder
-        for torn in folder.rglob(".partial-*") if folder.exists() else ():
+        for torn in folder.rglob(".partial-*") if folder.exists() and not shared else ():
             torn.unlink(missing_ok=True)
 
     def done(self) -> set[str]:

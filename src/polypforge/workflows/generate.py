@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl
 from polypforge.core.types import Request
-from polypforge.generation.runner import generate
+from polypforge.generation.runner import generate, refuse_unfit
+from polypforge.generation.shards import shards_of
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.recipes import load_recipe
+from polypforge.workflows.cluster import on_cluster
 from polypforge.workflows.device import device_of
-from polypforge.workflows.opened import fingerprint_of, keep_report, open_checked
+from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
-from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
+from polypforge.workflows.run_folder import RUN_FILE, claim, refuse_nesting, resumes, versions
+
+ENGINES = ("local", "ray")
+SHARD_BATCHES = 8  # batches in a shard: what a worker that dies can cost
 
 
 def generate_cases(
@@ -30,13 +36,22 @@ def generate_cases(
     num: int | None = None,
     shard: str = "1/1",
     batch_size: int = 8,
+    engine: str = "local",
+    workers: int | None = None,
     layout: str = "auto",
     skip_bad: bool = False,
     seed: int = 0,
     device: str = "auto",
     offline: bool = False,
 ) -> dict[str, Any]:
-    """Make the requests of a file, or `num` planned ones, into `out`; returns how many were made and how many are there."""
+    """Make the requests of a file, or `num` planned ones, into `out`; returns how many were made and how many are there.
+
+    engine: "local", or "ray" for `workers` processes on a cluster (default: one for each GPU, or for each core). The cases are the same.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: choose {' or '.join(ENGINES)}.")
+    if workers is not None and (engine == "local" or workers < 1):
+        raise UserError("--workers is a number from 1 on and belongs to --engine ray.")
     if (requests_file is None) == (num is None):
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
@@ -63,7 +78,7 @@ def generate_cases(
             )
     claim(out, "generate", settings)
     keep_report(opened, cache)
-    recipe = load_recipe(folder).to(device_of(device))
+    recipe = load_recipe(folder).to(device_of(device) if engine == "local" else "cpu")
     if not requests:
         planner = make_planner(opened, load, seed, recipe)
         requests = [r for i in range(num or 0) for r in planner.requests(i)]
@@ -80,10 +95,37 @@ def generate_cases(
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
-        made = generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+        if engine == "local":
+            made = generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+        else:
+            refuse_unfit(recipe, requests)
+            done = store.done()
+            shards = shards_of([r for r in requests if r.id not in done], SHARD_BATCHES * batch_size)
+            maker = (folder, settings["weights"], opened, out, provenance, batch_size, device_of(device))
+            made = 0
+            for count in on_cluster(CaseMaker, maker, shards, workers, device_of(device) != "cpu"):
+                bar.advance(task, count)
+                made += count
     verdicts = out / "gate.jsonl"  # cases that were rejected stay so
     rejected = {row["id"] for row in read_jsonl(verdicts) if not row["kept"]} if verdicts.exists() else set()
     return {"made": made, "cases": store.finish([r for r in requests if r.id not in rejected]), "out": str(out)}
+
+
+class CaseMaker:
+    """A worker of a cluster: it keeps a recipe loaded and writes the cases of one shard after another into the common folder."""
+
+    def __init__(self, folder: Path, weights: str, opened: Opened, out: Path, provenance: dict, batch_size: int, device: str) -> None:
+        where = f"the worker on {platform.node()}"
+        if not (out / RUN_FILE).is_file():
+            raise UserError(f"{where} doesn't see {out}: put the output on storage that all machines share.")
+        if not folder.is_dir() or weights_hash(folder) != weights:
+            raise UserError(f"{where} finds other weights or none in {folder}: put them there, or on storage that all machines share.")
+        self.recipe, self.load, self.store = load_recipe(folder).to(device), opened.loader(), CaseStore(out, shared=True)
+        self.provenance, self.batch_size = provenance, batch_size
+
+    def run(self, shard: list[Request]) -> int:
+        """Cases that this call made; those that an earlier worker finished before it died are left as they are."""
+        return generate(self.recipe, shard, self.load, self.store, self.provenance, self.batch_size)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,0 +1,147 @@
+"""On a Ray cluster of this machine: the same cases as without one, also when workers die."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from polypforge.core.errors import UserError
+from polypforge.core.images import read_image
+from polypforge.core.types import Request
+from polypforge.data.folder import write_data_set
+from polypforge.generation.writer import CaseStore, write_requests
+from polypforge.recipes.forge.recipe import Forge
+from polypforge.workflows import cluster as cluster_module
+from polypforge.workflows.cluster import on_cluster
+from polypforge.workflows.generate import generate_cases
+from tests.conftest import TINY, wake
+
+pytestmark = pytest.mark.slow
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Two workers of one core, also on a machine with one."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+class Squares:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, number: int) -> int:
+        runs = self.folder / str(number)
+        runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+        if (number == 3 and runs.read_text() == "x") or number == 99:
+            os._exit(1)  # as the kernel does it, without a farewell
+        if number < 0:
+            raise UserError("no root")
+        return number**2
+
+
+def test_a_shard_whose_worker_dies_is_run_again_and_no_other(tmp_path):
+    assert sorted(on_cluster(Squares, (tmp_path,), range(8), 2, gpu=False)) == [n**2 for n in range(8)]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(n): "xx" if n == 3 else "x" for n in range(8)}
+
+
+def test_more_workers_than_shards_and_no_shards(tmp_path):
+    assert list(on_cluster(Squares, (tmp_path,), [5], 40, gpu=False)) == [25]
+    assert list(on_cluster(Squares, (tmp_path,), [], 2, gpu=False)) == []
+
+
+def test_a_shard_that_kills_every_worker_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_module, "RETRIES", 1)
+    with pytest.raises(UserError, match="killed its worker 2 times"):
+        list(on_cluster(Squares, (tmp_path,), [99], 1, gpu=False))
+
+
+def test_what_a_worker_says_reaches_the_user(tmp_path):
+    with pytest.raises(UserError, match="no root"):
+        list(on_cluster(Squares, (tmp_path,), [-1], 1, gpu=False))
+    with pytest.raises(UserError, match="0 GPUs for 1 workers"):
+        list(on_cluster(Squares, (tmp_path,), [1], 1, gpu=True))
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory, phantoms):
+    root = tmp_path_factory.mktemp("cluster")
+    frames = [replace(c, name=f"frame-{i}") for i, c in enumerate(phantoms[:6])]
+    write_data_set(root / "data", frames)
+    torch.manual_seed(0)
+    recipe = Forge(TINY)
+    wake(recipe)
+    recipe.save_pretrained(root / "model")
+    region = ((50, 50), (110, 55), (105, 115), (55, 110))
+    requests = [Request(frames[i % 6].name, "polyp", region, i) for i in range(20)]
+    removal = Request(frames[0].name, "normal", region, 50)
+    requests += [removal, Request(frames[0].name, "polyp", region, 51, parent=removal.id)]
+    write_requests(root / "requests.jsonl", requests)
+    made = generate_cases(root / "data", root / "local", model=str(root / "model"), requests_file=root / "requests.jsonl", batch_size=2)
+    assert made["made"] == 22
+    return root, requests
+
+
+def same_cases(one: Path, other: Path) -> None:
+    pictures = sorted(p.name for p in (one / "images").iterdir())
+    assert pictures == sorted(p.name for p in (other / "images").iterdir())
+    for name in pictures:
+        assert np.abs(read_image(one / "images" / name).astype(int) - read_image(other / "images" / name)).max() <= 6
+    assert len((one / "metadata.jsonl").read_text().splitlines()) == len((other / "metadata.jsonl").read_text().splitlines())
+
+
+def test_a_cluster_makes_what_one_machine_makes(setting):
+    root, _ = setting
+    options = {"model": str(root / "model"), "requests_file": root / "requests.jsonl", "batch_size": 2, "engine": "ray", "workers": 2}
+    assert generate_cases(root / "data", root / "ray", **options)["made"] == 22
+    same_cases(root / "local", root / "ray")
+    assert generate_cases(root / "data", root / "ray", **options)["made"] == 0
+
+
+def test_a_worker_with_other_weights_is_refused(setting, monkeypatch):
+    root, _ = setting
+    monkeypatch.setattr("polypforge.workflows.generate.weights_hash", lambda folder: "of another file")
+    with pytest.raises(UserError, match="finds other weights"):
+        generate_cases(
+            root / "data", root / "other", model=str(root / "model"), requests_file=root / "requests.jsonl", engine="ray", workers=1
+        )
+
+
+def test_a_killed_worker_costs_no_case(setting):
+    """A command of its own, one of whose workers is killed as soon as the first case is there."""
+    root, requests = setting
+    out = root / "killed"
+    command = [sys.executable, "-m", "polypforge", "generate", "--data", root / "data", "--out", out, "--model", root / "model"]
+    command += ["--requests", root / "requests.jsonl", "--engine", "ray", "--workers", "2", "--batch-size", "1"]
+    address = ray.get_runtime_context().gcs_address
+    running = subprocess.Popen(list(map(str, command)), env=os.environ | {"RAY_ADDRESS": address}, stderr=subprocess.PIPE, text=True)
+    killed = 0
+    while running.poll() is None and not killed:
+        if (out / "rows").is_dir() and any((out / "rows").iterdir()):
+            workers = [p for p in psutil.process_iter(["cmdline"]) if any("ray::_Hosted" in part for part in p.info["cmdline"] or ())]
+            for worker in workers[:1]:
+                worker.kill()
+                killed = worker.pid
+        time.sleep(0.02)
+    _, errors = running.communicate(timeout=300)
+    assert killed and running.returncode == 0, errors
+    assert CaseStore(out).done() == {r.id for r in requests}
+    same_cases(root / "local", out)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"engine": "slurm"}, "local or ray"), ({"workers": 2}, "belongs to --engine ray"), ({"engine": "ray", "workers": 0}, "from 1 on")]
+)  # fmt: skip
+def test_bad_options_get_one_sentence(setting, options, words):
+    root, _ = setting
+    with pytest.raises(UserError, match=words):
+        generate_cases(root / "data", root / "bad", model=str(root / "model"), num=1, **options)
