@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, action="append", help="steps of the base stage, in place of the model's own; may be repeated")
     parser.add_argument("--count", type=int, default=96)
     given = parser.parse_args()
     opened = [open_checked(d, cache=given.out / f"{d.name}.json", skip_bad=True) for d in given.data]
@@ -64,8 +67,10 @@ def main() -> None:
     print("| model | KID x 1000, starter | Fréchet, random VGG | coverage | sliced W. 128 px | step at outline | accepted | s a case |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     rows = [[_window(by_name[r.background], region_mask(r.region, by_name[r.background].size)) for r in requests[:SHOWN]]]
-    for name in given.model:
+    for name, steps in product(given.model, given.steps or [None]):
         recipe = load_recipe(locate(name)).float()
+        if steps:
+            recipe.config, name = replace(recipe.config, base_steps=steps), f"{name}, {steps} steps"
         started, made = time.perf_counter(), []
         for k in range(0, len(requests), 8):
             made += recipe.generate([Job(r, by_name[r.background]) for r in requests[k : k + 8]])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from polypforge.core.images import read_image, write_png
 from polypforge.core.intervals import half_sample_interval
 from polypforge.evaluation.images.frechet import Moments, frechet, frechet_distance, frechet_infinity, moments
 from polypforge.evaluation.images.inception_score import inception_score
@@ -12,6 +13,8 @@ from polypforge.evaluation.images.kernel import cmmd, kid
 from polypforge.evaluation.images.manifold import manifold_measures
 from polypforge.evaluation.images.sliced import sliced_wasserstein
 from polypforge.evaluation.measures import compare_features
+from polypforge.features import load_encoder
+from polypforge.features.inception import FidInception, inception_network
 
 
 def cloud(n, width=8, shift=0.0, scale=1.0, seed=0):
@@ -136,9 +139,6 @@ def test_fid_inception_equals_torch_fidelity_with_the_same_weights(tmp_path):
     fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     from torchvision.models.inception import BasicConv2d
 
-    from polypforge.features import load_encoder
-    from polypforge.features.inception import inception_network
-
     torch.manual_seed(0)
     net = inception_network()
     for block in net.modules():
@@ -156,6 +156,29 @@ def test_fid_inception_equals_torch_fidelity_with_the_same_weights(tmp_path):
         assert torch.allclose(own, features, rtol=1e-3, atol=1e-4 * float(features.abs().max()))
         assert torch.allclose(ours.logits(own), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
     assert frechet(own[:3].numpy(), own[3:].numpy()) == pytest.approx(frechet(features[:3].numpy(), features[3:].numpy()), rel=1e-3)
+
+
+def test_clean_resizing_and_both_distances_equal_clean_fid(tmp_path, phantoms):
+    """From folders of files of several sizes, with one random network for both; few features, so that covariances have full rank."""
+    clean_fid = pytest.importorskip("cleanfid.fid")
+    torch.manual_seed(0)
+    encoder = FidInception(inception_network(), "clean")
+    for name, cases in (("a", phantoms[:6]), ("b", phantoms[6:])):
+        for k, case in enumerate(cases * 3):
+            write_png(tmp_path / name / f"{k:02d}.png", case.image[: 150 - 5 * k, 3 * k :])
+
+    def few(image: torch.Tensor) -> torch.Tensor:
+        return encoder.vector(image)[:, :8]
+
+    theirs = [
+        clean_fid.get_folder_features(str(tmp_path / n), lambda x: few(x / 127.5 - 1), num_workers=0, batch_size=6, device="cpu", verbose=False)
+        for n in "ab"
+    ]  # fmt: skip
+    with torch.inference_mode():
+        ours = [np.concatenate([few(encoder.look(read_image(f))[None]).numpy() for f in sorted((tmp_path / n).iterdir())]) for n in "ab"]
+    assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert frechet(*ours) == pytest.approx(clean_fid.fid_from_feats(*theirs), rel=1e-3)
+    assert kid(*ours) == pytest.approx(clean_fid.kernel_distance(*theirs, num_subsets=1), rel=1e-3)
 
 
 def test_missing_weights_of_inception_are_named_with_their_hash(monkeypatch, tmp_path):

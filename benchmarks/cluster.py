@@ -1,0 +1,45 @@
+"""Ray: are two workers twice one? The same requests, one core and one thread a worker, starting of the workers counted and not.
+
+    python benchmarks/cluster.py --data ../shared/data/kvasir-seg --out runs/cluster --num 96
+
+Needs two cores that do nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import ray
+
+from polypforge.generation.writer import CaseStore
+from polypforge.workflows.generate import generate_cases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--num", type=int, default=96)
+    given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rates = {}
+    for workers in (1, 2):
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        out = given.out / f"workers-{workers}"
+        started = time.time()
+        made = generate_cases(given.data, out, num=given.num, skip_bad=True, batch_size=4, engine="ray", workers=workers)["made"]
+        spent = time.time() - started
+        written = sorted(p.stat().st_mtime for p in (out / "rows").iterdir())
+        half = len(written) // 4  # from the first quarter on all workers are up
+        rates[workers] = (len(written) - half) / (written[-1] - written[half - 1])
+        print(f"{workers} workers: {made} cases in {spent:.0f} s with all; {rates[workers]:.2f} a second when running", flush=True)
+        assert len(CaseStore(out).done()) == made
+        ray.shutdown()
+    print(f"two workers are {rates[2] / rates[1]:.2f} times one")
+
+
+if __name__ == "__main__":
+    main()
