@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from polypforge.core.errors import UserError
-from polypforge.core.images import read_image
+from polypforge.core.images import read_image, read_mask
 from polypforge.core.types import Request
 from polypforge.data.folder import write_data_set
 from polypforge.generation.writer import CaseStore, write_requests
@@ -36,7 +36,8 @@ def cluster():
 
 
 class Squares:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
+        assert device == "cpu"
         self.folder = folder
 
     def run(self, number: int) -> int:
@@ -46,30 +47,38 @@ class Squares:
             os._exit(1)  # as the kernel does it, without a farewell
         if number < 0:
             raise UserError("no root")
+        if number == 1000:
+            return number // 0
         return number**2
 
 
 def test_a_shard_whose_worker_dies_is_run_again_and_no_other(tmp_path):
-    assert sorted(on_cluster(Squares, (tmp_path,), range(8), 2, gpu=False)) == [n**2 for n in range(8)]
+    assert sorted(on_cluster(Squares, (tmp_path,), range(8), 2)) == [n**2 for n in range(8)]
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {str(n): "xx" if n == 3 else "x" for n in range(8)}
 
 
 def test_more_workers_than_shards_and_no_shards(tmp_path):
-    assert list(on_cluster(Squares, (tmp_path,), [5], 40, gpu=False)) == [25]
-    assert list(on_cluster(Squares, (tmp_path,), [], 2, gpu=False)) == []
+    assert list(on_cluster(Squares, (tmp_path,), [5], 40)) == [25]
+    assert list(on_cluster(Squares, (tmp_path,), [], 2)) == []
 
 
 def test_a_shard_that_kills_every_worker_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_module, "RETRIES", 1)
     with pytest.raises(UserError, match="killed its worker 2 times"):
-        list(on_cluster(Squares, (tmp_path,), [99], 1, gpu=False))
+        list(on_cluster(Squares, (tmp_path,), [99], 1))
 
 
 def test_what_a_worker_says_reaches_the_user(tmp_path):
     with pytest.raises(UserError, match="no root"):
-        list(on_cluster(Squares, (tmp_path,), [-1], 1, gpu=False))
-    with pytest.raises(UserError, match="0 GPUs for 1 workers"):
-        list(on_cluster(Squares, (tmp_path,), [1], 1, gpu=True))
+        list(on_cluster(Squares, (tmp_path,), [-1], 1))
+    with pytest.raises(ZeroDivisionError):
+        list(on_cluster(Squares, (tmp_path,), [1000], 1))
+
+
+@pytest.mark.parametrize(("workers", "device", "words"), [(1, "cuda", "0 GPUs for 1 workers"), (3, "cpu", "2 cores for 3 workers")])
+def test_a_cluster_without_room_says_so(tmp_path, workers, device, words):
+    with pytest.raises(UserError, match=words):
+        list(on_cluster(Squares, (tmp_path,), range(8), workers, device))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,9 @@ def same_cases(one: Path, other: Path) -> None:
     for name in pictures:
         apart = np.abs(read_image(one / "images" / name).astype(int) - read_image(other / "images" / name))
         assert np.mean(apart > 6) < 1e-3  # sums in another order, in bf16: batches differ, seeds don't
+    for name in sorted(p.name for p in (one / "masks").iterdir()):
+        a, b = read_mask(one / "masks" / name), read_mask(other / "masks" / name)
+        assert (a ^ b).sum() <= 0.01 * (a | b).sum()
     assert len((one / "metadata.jsonl").read_text().splitlines()) == len((other / "metadata.jsonl").read_text().splitlines())
 
 
@@ -128,7 +140,7 @@ def test_a_killed_worker_costs_no_case(setting):
     killed = 0
     while running.poll() is None and not killed:
         if (out / "rows").is_dir() and any((out / "rows").iterdir()):
-            workers = [p for p in psutil.process_iter(["cmdline"]) if any("ray::_Hosted" in part for part in p.info["cmdline"] or ())]
+            workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Hosted")]
             for worker in workers[:1]:
                 worker.kill()
                 killed = worker.pid

@@ -4,10 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from datasets import load_dataset
+from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, write_jsonl
 from polypforge.core.types import NORMAL
-from polypforge.data.folder import write_data_set
+from polypforge.data.folder import METADATA, write_case, write_data_set
 from polypforge.workflows.pack import pack_data
 
 
@@ -26,7 +28,7 @@ def test_datasets_reads_what_was_packed(folder, tmp_path, kind):
     result = pack_data(data, tmp_path / "packed", kind, per_shard=2)
     assert (result["cases"], result["shards"], result["written"]) == (5, 3, 3)
     read = load_dataset(str(tmp_path / "packed"), cache_dir=str(tmp_path / "cache"))
-    assert [len(read[name]) for name in ("train", "validation")] == [4, 1]
+    assert [len(read[name]) for name in ("train", "val")] == [4, 1]
     for row, case in zip(read["train"], cases, strict=False):
         known = row["json"] if kind == "webdataset" else row
         image, mask = (row["image.png"], row["mask.png"]) if kind == "webdataset" else (row["image"], row["mask"])
@@ -57,19 +59,56 @@ def test_shards_name_neither_user_nor_time(folder, tmp_path):
         assert {(m.uid, m.uname, m.mtime) for m in archive.getmembers()} == {(0, "", 0)}
 
 
-def test_cases_with_boxes_alone_beside_masks_are_refused(tmp_path, phantoms):
+def test_cases_with_boxes_alone_beside_masks_are_null_in_parquet_and_refused_in_webdataset(tmp_path, phantoms):
+    """The boxed one first, and alone in its shard."""
     polyps = [c for c in phantoms if c.boxes][:2]
     write_data_set(tmp_path / "set", [replace(polyps[0], mask=None), polyps[1]])
-    with pytest.raises(UserError, match="1 of 2 cases have no mask"):
+    with pytest.raises(UserError, match=f"'{polyps[0].name}' has no mask"):
         pack_data(tmp_path / "set", tmp_path / "packed", "webdataset")
+    assert not list((tmp_path / "packed").rglob("*.tar"))
+    pack_data(tmp_path / "set", tmp_path / "table", "parquet", per_shard=1)
+    rows = load_dataset(str(tmp_path / "table"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows[0]["mask"] is None and rows[0]["boxes"] != "[]" and (np.asarray(rows[1]["mask"]) > 0).sum() == polyps[1].mask.sum()
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_classes_are_columns_and_an_absent_class_is_empty(tmp_path, phantoms, kind):
+    cup = phantoms[1].mask & (np.arange(160) < 80)
+    both = replace(phantoms[1], classes={"disc": phantoms[1].mask, "cup": cup})
+    write_data_set(tmp_path / "set", [both, replace(phantoms[0], mask=None, boxes=(), label=NORMAL)])
+    pack_data(tmp_path / "set", tmp_path / "packed", kind)
+    rows = load_dataset(str(tmp_path / "packed"), split="train", cache_dir=str(tmp_path / "cache"))
+    name = "mask_cup.png" if kind == "webdataset" else "mask_cup"
+    assert [(np.asarray(r[name]) > 0).sum() for r in rows] == [cup.sum(), 0]
+
+
+def test_a_new_split_needs_a_new_folder_and_unsplit_cases_stay_out(folder, tmp_path):
+    data, _ = folder
+    pack_data(data, tmp_path / "packed")
+    rows = read_jsonl(data / METADATA)
+    write_jsonl(data / METADATA, [row | {"split": "" if i == 0 else "test" if i == 1 else row["split"]} for i, row in enumerate(rows)])
+    with pytest.raises(UserError, match="state ="):
+        pack_data(data, tmp_path / "packed")
+    assert pack_data(data, tmp_path / "again") == {"cases": 4, "left_out": 1, "shards": 3, "written": 3, "out": str(tmp_path / "again")}
+    read = load_dataset(str(tmp_path / "again"), cache_dir=str(tmp_path / "cache"))
+    assert [r["json"]["name"] for r in read["test"]] == ["case-1"] and len(read["train"]) == 2
+
+
+def test_a_synthetic_picture_still_says_so(tmp_path, phantoms):
+    folder = tmp_path / "set"
+    case = replace(phantoms[1], provenance={"synthetic": True})
+    write_jsonl(folder / METADATA, [write_case(folder, case, text={"polypforge": "made"})])
+    pack_data(folder, tmp_path / "packed")
+    with tarfile.open(next((tmp_path / "packed" / "data").iterdir())) as archive:
+        assert PIL.open(archive.extractfile("000000000.image.png")).text == {"polypforge": "made"}
+
+
+def test_a_real_file_that_carries_words_is_refused(tmp_path, phantoms):
+    folder = tmp_path / "set"
+    write_jsonl(folder / METADATA, [write_case(folder, phantoms[1], text={"Patient": "someone"})])
+    with pytest.raises(UserError, match="carries metadata"):
+        pack_data(folder, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
-    row = load_dataset(str(_packed(tmp_path)), split="train", cache_dir=str(tmp_path / "cache"))[0]
-    assert row["mask"] is None and row["boxes"] != "[]"
-
-
-def _packed(tmp_path):
-    pack_data(tmp_path / "set", tmp_path / "table", "parquet")
-    return tmp_path / "table"
 
 
 @pytest.mark.parametrize(("kind", "per_shard", "words"), [("zip", 10, "webdataset or parquet"), ("parquet", 0, "at least one case")])

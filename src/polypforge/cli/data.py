@@ -82,7 +82,8 @@ def pack(
     from polypforge.workflows.pack import pack_data
 
     result = pack_data(data, out, to, per_shard, layout)
-    emit(result, as_json, f"{result['cases']} cases in {result['shards']} shards in {out} ({result['written']} written now)")
+    left = f", {result['left_out']} cases left out" if result["left_out"] else ""
+    emit(result, as_json, f"{result['cases']} cases in {result['shards']} shards in {out} ({result['written']} written now{left})")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Cases in few large files, for storage far away and for many readers: WebDataset (tar) or Parquet. Hugging Face `datasets` loads both.
 
-A shard holds its cases' files as they are: images keep their encoding in Parquet; in WebDataset, where all samples must have the same
-files, they are PNG.
+PNG files go in as they are (synthetic ones keep the text that says so); in Parquet so do others, in WebDataset, where all samples have the
+same files, they become PNG.
 """
 
 from __future__ import annotations
@@ -22,15 +22,34 @@ from polypforge.core.types import NORMAL, Case
 from polypforge.data.source import SourceCase
 
 KNOWN = ("name", "boxes", "label", "group", "split", "width", "height", "provenance")  # beside the pixels; boxes and provenance as JSON
+ROWS_AT_ONCE = 50
+ANY_CLASS = "lesion"  # what readers call a mask whose class isn't known
 
 
-def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int) -> None:
-    """One tar: KEY.image.png, KEY.mask.png, KEY.mask_CLASS.png and KEY.json a case. KEY is the case's number, from `first` on."""
+def mask_columns(cases: Sequence[SourceCase]) -> list[str]:
+    """Names of the masks of a whole set: mask, then mask_CLASS for each class. Empty when no case has a mask."""
+    marked = [c for c in cases if c.read_masks is not None]
+    classes = {name for c in marked if len(c.mask_paths) != 1 for name in (c.read_masks() if c.read_masks else ())}
+    return ["mask"] * bool(marked) + [f"mask_{name}" for name in sorted(classes - {ANY_CLASS})]
+
+
+def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int, columns: Sequence[str]) -> None:
+    """One tar: KEY.image.png, KEY.json and a KEY.COLUMN.png for each mask. KEY is the case's number, from `first` on.
+
+    Raises UserError for a case of which not every mask is known: all samples need the same files.
+    """
     with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, entry in enumerate(cases, first):
             case = entry.load()
-            pixels = {name: png_bytes(mask) for name, mask in _masks(case).items()}
-            files = {"image.png": png_bytes(case.image)} | {f"{name}.png": content for name, content in pixels.items()}
+            masks = _masks(entry, case, columns)
+            if unknown := [name for name in columns if masks[name] is None]:
+                raise UserError(
+                    f"'{entry.name}' has no {unknown[0]}, which other cases have, and WebDataset can't leave it open: "
+                    "pack with --to parquet, or give it one (polypforge data masks)."
+                )
+            is_png = entry.image_path.suffix.lower() == ".png"
+            files = {"image.png": entry.image_path.read_bytes() if is_png else png_bytes(case.image)}
+            files |= {f"{name}.png": content for name, content in masks.items() if content is not None}
             files["json"] = json.dumps(_known(case), ensure_ascii=False).encode()
             for suffix, content in files.items():
                 member = tarfile.TarInfo(f"{number:09d}.{suffix}")  # neither a time nor an owner: the same cases give the same bytes
@@ -38,49 +57,49 @@ def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int) -> Non
                 archive.addfile(member, io.BytesIO(content))
 
 
-def write_parquet(path: Path, cases: Sequence[SourceCase], first: int) -> None:
-    """One table: a row a case, images and masks as encoded bytes that `datasets` decodes."""
+def write_parquet(path: Path, cases: Sequence[SourceCase], first: int, columns: Sequence[str]) -> None:
+    """One table: a row a case, images and masks as encoded bytes that `datasets` decodes; a mask that isn't known is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [_row(entry) for entry in cases]
-    pictures = sorted({name for row in rows for name in row if name not in KNOWN}, key=lambda n: (n != "image", n))
     kinds = dict.fromkeys(KNOWN, "string") | {"width": "int32", "height": "int32"}
+    pictures = ["image", *columns]
     features = {name: {"_type": "Image"} for name in pictures} | {n: {"dtype": k, "_type": "Value"} for n, k in kinds.items()}
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = [pa.field(n, picture) for n in pictures] + [pa.field(n, getattr(pa, k)()) for n, k in kinds.items()]
     schema = pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-    table = pa.Table.from_pylist([{f.name: row.get(f.name) for f in fields} for row in rows], schema)
-    with whole_file(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=100, compression="none")  # pictures are compressed already
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="none") as table:  # pictures are compressed
+        for k in range(0, len(cases), ROWS_AT_ONCE):
+            table.write_table(pa.Table.from_pylist([_row(entry, columns) for entry in cases[k : k + ROWS_AT_ONCE]], schema))
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[SourceCase], int], None]] = {"webdataset": write_webdataset, "parquet": write_parquet}
+WRITERS: dict[str, Callable[[Path, Sequence[SourceCase], int, Sequence[str]], None]] = {
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+}
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
 
 
-def refuse_mixed(cases: Sequence[SourceCase]) -> None:
-    """WebDataset wants the same files of every sample. Raises UserError where some cases have masks and others boxes alone."""
-    without = [c.name for c in cases if c.read_masks is None and c.label != NORMAL]
-    if without and len(without) < len(cases):
-        raise UserError(
-            f"{len(without)} of {len(cases)} cases have no mask (for example '{without[0]}'), which WebDataset can't say: "
-            "pack them with --to parquet, or give them masks (polypforge data masks)."
-        )
+def _masks(entry: SourceCase, case: Case, columns: Sequence[str]) -> dict[str, bytes | None]:
+    """PNG of each column; None where it isn't known. A normal frame's masks are empty, and so is that of a class which isn't there."""
+    by_class = entry.read_masks() if entry.read_masks is not None and len(columns) > 1 else {}
+    nothing = np.zeros(case.size, bool)
+    known = case.mask is not None or case.label == NORMAL
+    classified = known and ANY_CLASS not in by_class
+    found: dict[str, bytes | None] = {}
+    for name in columns:
+        if name == "mask":
+            found[name] = png_bytes(case.mask if case.mask is not None else nothing) if known else None
+        else:
+            found[name] = png_bytes(by_class.get(name.removeprefix("mask_"), nothing)) if classified else None
+    return found
 
 
-def _masks(case: Case) -> dict[str, Any]:
-    """mask and mask_CLASS; a normal frame's mask is empty."""
-    mask = case.mask if case.mask is not None or case.label != NORMAL else np.zeros(case.size, bool)
-    found = {} if mask is None else {"mask": mask}
-    return found | {f"mask_{name}": part for name, part in case.classes.items()}
-
-
-def _row(entry: SourceCase) -> dict[str, Any]:
+def _row(entry: SourceCase, columns: Sequence[str]) -> dict[str, Any]:
     case = entry.load()
-    pixels = {name: {"bytes": png_bytes(mask), "path": f"{case.name}-{name}.png"} for name, mask in _masks(case).items()}
-    image = {"bytes": entry.image_path.read_bytes(), "path": entry.image_path.name}
-    return {"image": image} | pixels | _known(case)
+    masks = _masks(entry, case, columns)
+    pixels = {name: {"bytes": content, "path": f"{case.name}-{name}.png"} if content else None for name, content in masks.items()}
+    return {"image": {"bytes": entry.image_path.read_bytes(), "path": entry.image_path.name}} | pixels | _known(case)
 
 
 def _known(case: Case) -> dict[str, Any]:

@@ -13,57 +13,77 @@ from typing import Any, Protocol
 from polypforge.core.errors import UserError
 
 RETRIES = 3  # a shard that has killed so many workers is at fault itself
+PATIENCE_S = 300  # for the first worker to start, on a cluster that others use, too
 
 
 class Worker(Protocol):
-    """Made once in each process, from arguments that can be pickled."""
+    """Made once in each process, from arguments that can be pickled and from `device`, "cuda" or "cpu"."""
 
     def run(self, shard: Any) -> Any: ...
 
 
-def on_cluster(make: Callable[..., Worker], arguments: tuple, shards: Sequence[Any], workers: int | None, gpu: bool) -> Iterator[Any]:
-    """What `make(*arguments).run(shard)` gave, in the order in which shards end.
+def on_cluster(
+    make: Callable[..., Worker], arguments: tuple, shards: Sequence[Any], workers: int | None = None, device: str = "auto"
+) -> Iterator[Any]:
+    """What `make(*arguments, device).run(shard)` gave, in the order in which shards end.
 
-    workers: how many at a time, at most one a shard; by default one for each GPU, or for each core.
-
-    A worker that dies is started again and its shard run again, RETRIES times. Raises UserError when the cluster has no room for one
-    worker, and what a worker raises.
+    workers: how many at a time, at most one a shard; by default one for each GPU, or for each core. device: "auto" means GPUs where the
+    cluster has any. A worker that dies is started again and its shard run again, RETRIES times. Raises UserError when the cluster has no
+    room for so many workers, when none can start, and what a worker raises.
     """
     if not shards:
         return
     ray = _ray()
-    total = ray.cluster_resources()
-    count = min(workers or int(total.get("GPU" if gpu else "CPU", 1)), len(shards))
-    if gpu and total.get("GPU", 0) < count:
-        raise UserError(
-            f"the cluster has {total.get('GPU', 0):.0f} GPUs for {count} workers: ask for fewer with --workers, or --device cpu."
-        )
-    cores = max(1, int(total.get("CPU", 1)) // count)
-    actor = ray.remote(num_cpus=min(1, cores) if gpu else cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
-    idle = [actor.remote(make, arguments, cores) for _ in range(count)]
-    coming, running = iter(shards), {}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    room = gpus if gpu else sum(cpus)
+    count = min(workers or max(1, room), len(shards))
+    if count > room:
+        raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")
+    cores = 1 if gpu else next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)  # a worker lies on one machine
+    actor = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
+    made = [actor.remote(make, (*arguments, "cuda" if gpu else "cpu"), cores) for _ in range(count)]
+    starting = {worker.ready.remote(): worker for worker in made}
+    running: dict[Any, Any] = {}
+    coming, left = iter(shards), len(shards)
     try:
-        while True:
-            for shard in coming:
-                worker = idle.pop()
-                running[worker.run.remote(shard)] = worker
-                if not idle:
-                    break
-            if not running:
-                return
-            (ended,), _ = ray.wait(list(running), num_returns=1)
-            idle.append(running.pop(ended))
-            try:
-                yield ray.get(ended)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except ray.exceptions.RayActorError:
+        while left:
+            ended, _ = ray.wait([*starting, *running], num_returns=1, timeout=None if running else PATIENCE_S)
+            if not ended:
                 raise UserError(
-                    f"a shard killed its worker {RETRIES + 1} times, perhaps for want of memory: try smaller batches."
-                ) from None
+                    f"no worker could start within {PATIENCE_S} s: the cluster is busy, or too small for {cores} cores a worker."
+                )
+            worker = starting.pop(ended[0], None)
+            if started := worker is not None:
+                _answer(ray, ended[0])
+            else:
+                worker = running.pop(ended[0])
+                answer = _answer(ray, ended[0])
+                left -= 1
+            for shard in coming:
+                running[worker.run.remote(shard)] = worker
+                break
+            if not started:
+                yield answer
     finally:
-        for worker in (*idle, *running.values()):
+        for worker in made:
             ray.kill(worker)
+
+
+def _answer(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        if getattr(error, "actor_init_failed", False):
+            why = str(error).strip().splitlines()[-1]
+            raise UserError(f"a worker could not start ({why}): every machine needs the same PolypForge.") from None
+        raise UserError(f"a shard killed its worker {RETRIES + 1} times, perhaps for want of memory: try smaller batches.") from None
 
 
 class _Hosted:
@@ -76,6 +96,9 @@ class _Hosted:
         self.made = make, arguments
         self.worker: Worker | None = None
 
+    def ready(self) -> bool:
+        return True
+
     def run(self, shard: Any) -> Any:
         if self.worker is None:  # here, not above: what it raises then is the shard's answer, not the actor's death
             make, arguments = self.made
@@ -87,7 +110,6 @@ def _ray() -> Any:
     if importlib.util.find_spec("ray") is None:
         raise UserError("--engine ray needs Ray: pip install 'polypforge[ray]'.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if not ray.is_initialized():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from polypforge.workflows.cluster import on_cluster
 from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
-from polypforge.workflows.run_folder import RUN_FILE, claim, refuse_nesting, resumes, versions
+from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
 ENGINES = ("local", "ray")
-SHARD_BATCHES = 8  # batches in a shard: what a worker that dies can cost
+SHARD_BATCHES = 2  # batches in a shard: short, so that workers end together
+LATE_S = 90
 
 
 def generate_cases(
@@ -101,11 +103,12 @@ def generate_cases(
             refuse_unfit(recipe, requests)
             done = store.done()
             shards = shards_of([r for r in requests if r.id not in done], SHARD_BATCHES * batch_size)
-            maker = (folder, settings["weights"], opened, out, provenance, batch_size, device_of(device))
+            maker = (folder.resolve(), settings, opened, out.resolve(), provenance, batch_size)
             made = 0
-            for count in on_cluster(CaseMaker, maker, shards, workers, device_of(device) != "cpu"):
+            for count in on_cluster(CaseMaker, maker, shards, workers, device):
                 bar.advance(task, count)
                 made += count
+            _wait_for(store, {r.id for r in requests})
     verdicts = out / "gate.jsonl"  # cases that were rejected stay so
     rejected = {row["id"] for row in read_jsonl(verdicts) if not row["kept"]} if verdicts.exists() else set()
     return {"made": made, "cases": store.finish([r for r in requests if r.id not in rejected]), "out": str(out)}
@@ -114,18 +117,29 @@ def generate_cases(
 class CaseMaker:
     """A worker of a cluster: it keeps a recipe loaded and writes the cases of one shard after another into the common folder."""
 
-    def __init__(self, folder: Path, weights: str, opened: Opened, out: Path, provenance: dict, batch_size: int, device: str) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], opened: Opened, out: Path, provenance: dict[str, Any], batch_size: int, device: str
+    ) -> None:
         where = f"the worker on {platform.node()}"
-        if not (out / RUN_FILE).is_file():
+        if not resumes(out, "generate", settings):
             raise UserError(f"{where} doesn't see {out}: put the output on storage that all machines share.")
-        if not folder.is_dir() or weights_hash(folder) != weights:
+        if not folder.is_dir() or weights_hash(folder) != settings["weights"]:
             raise UserError(f"{where} finds other weights or none in {folder}: put them there, or on storage that all machines share.")
-        self.recipe, self.load, self.store = load_recipe(folder).to(device), opened.loader(), CaseStore(out, shared=True)
+        self.recipe, self.load, self.store = load_recipe(folder).to(device_of(device)), opened.loader(), CaseStore(out, shared=True)
         self.provenance, self.batch_size = provenance, batch_size
 
     def run(self, shard: list[Request]) -> int:
         """Cases that this call made; those that an earlier worker finished before it died are left as they are."""
         return generate(self.recipe, shard, self.load, self.store, self.provenance, self.batch_size)
+
+
+def _wait_for(store: CaseStore, ids: set[str]) -> None:
+    """Until the cases that other machines wrote are seen here: shared disks take their time."""
+    until = time.monotonic() + LATE_S
+    while missing := ids - store.done():
+        if time.monotonic() > until:
+            raise UserError(f"{len(missing)} cases that workers wrote can't be seen in {store.folder}: repeat the command.")
+        time.sleep(1)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -6,10 +6,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from polypforge.core.console import console
 from polypforge.core.errors import UserError
+from polypforge.core.seeding import content_hash
 from polypforge.data.layouts import open_source
-from polypforge.data.shards import SUFFIXES, WRITERS, refuse_mixed
-from polypforge.data.source import state_of
+from polypforge.data.shards import SUFFIXES, WRITERS, mask_columns
+from polypforge.data.source import SourceCase, state_of
 from polypforge.workflows.each import shown
 from polypforge.workflows.export_cases import carries_metadata
 from polypforge.workflows.run_folder import claim, refuse_nesting
@@ -20,8 +22,8 @@ DEFAULT_SPLIT = "train"
 def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 1000, layout: str = "auto") -> dict[str, Any]:
     """Write the cases to OUT/data/SPLIT-00000-of-00012.tar (or .parquet). The same call writes the shards that are missing.
 
-    Cases without a split go to "train". Raises UserError for an unknown format, for files that carry words (EXIF, comments), and when
-    `out` holds shards of other cases.
+    Where no case has a split, all are "train"; where some have, those without one (left out by `data split`) stay out. Raises UserError for
+    an unknown format, for real files that carry words (EXIF, comments), and when `out` holds shards of other cases.
     """
     if to not in WRITERS:
         raise UserError(f"--to {to}: choose {' or '.join(WRITERS)}.")
@@ -33,21 +35,29 @@ def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 10
     source = open_source(data, layout)
     if not source.cases:
         raise UserError(f"{data} holds no case.")
-    if to == "webdataset":
-        refuse_mixed(source.cases)
-    else:  # its images go out byte for byte
-        for entry in source.cases:
-            if carries_metadata(entry.image_path.read_bytes()) and "synthetic" not in entry.provenance:
-                raise UserError(f"{entry.image_path} carries metadata, which may name a patient: import it first (polypforge data import).")
-    settings = {"data": str(data.resolve()), "state": state_of(source.cases), "to": to, "per_shard": per_shard}
-    claim(out, "data pack", settings)
+    splits = _by_split(source.cases)
+    chosen = [c for cases in splits.values() for c in cases]
+    for entry in chosen:
+        if "synthetic" not in entry.provenance and carries_metadata(entry.image_path.read_bytes()):
+            raise UserError(f"{entry.image_path} carries metadata, which may name a patient: import it first (polypforge data import).")
+    state = content_hash([state_of(source.cases), [c.split for c in source.cases]])
+    claim(out, "data pack", {"data": str(data.resolve()), "state": state, "to": to, "per_shard": per_shard})
+    columns = mask_columns(chosen)
     jobs = []
-    for split in sorted({c.split or DEFAULT_SPLIT for c in source.cases}):
-        cases = [c for c in source.cases if (c.split or DEFAULT_SPLIT) == split]
+    for split, cases in splits.items():
         starts = range(0, len(cases), per_shard)
         names = [f"{split}-{k:05d}-of-{len(starts):05d}{SUFFIXES[to]}" for k in range(len(starts))]
         jobs += [(out / "data" / name, cases[s : s + per_shard], s) for name, s in zip(names, starts, strict=True)]
     todo = [job for job in jobs if not job[0].exists()]
     for path, cases, first in shown("packing", todo):
-        WRITERS[to](path, cases, first)
-    return {"cases": len(source.cases), "shards": len(jobs), "written": len(todo), "out": str(out)}
+        WRITERS[to](path, cases, first, columns)
+    return {"cases": len(chosen), "left_out": len(source.cases) - len(chosen), "shards": len(jobs), "written": len(todo), "out": str(out)}
+
+
+def _by_split(cases: list[SourceCase]) -> dict[str, list[SourceCase]]:
+    if not any(c.split for c in cases):
+        return {DEFAULT_SPLIT: cases}
+    left = sum(not c.split for c in cases)
+    if left:
+        console.print(f"Leaving out {left} cases without a split: `data split` leaves out what ties two splits together.")
+    return {split: [c for c in cases if c.split == split] for split in sorted({c.split for c in cases} - {""})}

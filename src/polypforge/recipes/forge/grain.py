@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Mask
 from polypforge.masks.shapes import bounding_box, dilate, erode
 from polypforge.recipes.windows import View
@@ -26,7 +27,7 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
     """`pixels` (H, W, 3) float32 in 0..255, with the detail that the region lacks against the tissue around it.
 
     old: the frame's lesions, whose texture is not that of the surroundings. width: scale up to which detail counts, as standard deviation
-    in pixels of a window of 256. Nothing is added where the drawing has as much, or where too little tissue can be seen.
+    in pixels of a window of 256. Nothing is added to a drawing that has as much on the whole, or when too little tissue can be seen.
     """
     sigma = max(1.0, width * view.window.side_px / 256)
     tissue = _tissue(view, old)
@@ -37,7 +38,7 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
     tissue, region = tissue[part], view.region[part]
     real, drawn = _fine(view.frame[part].astype(np.float32), sigma), _fine(pixels[part], sigma)
     limit = OUTLIER * 1.4826 * np.median(np.abs(real[tissue]), axis=0)
-    real = np.clip(real, -limit, limit)
+    real, drawn = np.clip(real, -limit, limit), np.clip(drawn, -limit, limit)  # one outline is no grain
     lacking = np.sqrt(np.clip(1 - drawn[region].var(axis=0) / np.maximum(real[tissue].var(axis=0), 1e-6), 0, 1))
     smooth = cv2.GaussianBlur(pixels[part], (0, 0), 3 * sigma).mean(-1, keepdims=True)
     light = np.clip(smooth / max(1.0, view.frame[part][tissue].mean()), *SHADING)
@@ -62,6 +63,6 @@ def _random_phase(band: NDArray[np.float32], count: int, seed: int) -> NDArray[n
     """(H, W, 3) Gaussian texture with the spectrum, the deviation and the colours of `band`, which is 0 but in `count` pixels."""
     height, width = band.shape[:2]
     size = cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width)
-    white = np.random.default_rng(seed).standard_normal(size, np.float32)
+    white = numpy_rng("grain", seed).standard_normal(size, np.float32)
     spectrum = np.fft.rfft2(band, size, axes=(0, 1)) * np.fft.rfft2(white)[..., None]
     return (np.fft.irfft2(spectrum, size, axes=(0, 1)) / np.sqrt(count))[:height, :width].astype(np.float32)
