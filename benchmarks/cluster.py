@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--num", type=int, default=96)
     given = parser.parse_args()
+    if given.out.exists():
+        raise SystemExit(f"{given.out} exists: name a new folder, or nothing is made and nothing measured.")
     os.environ["OMP_NUM_THREADS"] = "1"
     rates = {}
     for workers in (1, 2):

@@ -21,7 +21,7 @@ from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
 from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.graft.recipe import Graft, GraftConfig
-from polypforge.recipes.windows import View, remaining
+from polypforge.recipes.windows import FEATHER, View, remaining
 from polypforge.workflows.train import set_out_from
 from tests.conftest import TINY, wake
 
@@ -331,6 +331,16 @@ def test_grain_can_be_switched_off(tiny_forge, phantoms, monkeypatch):
         made.append(tiny_forge.generate([job(phantoms[0])])[0])
     deep = inner_distance(polygon_mask(list(REGION), phantoms[0].size)) > 12
     assert [fine(case.image)[deep].std() > 0.3 for case in made] == [False, True]
+
+
+@pytest.mark.parametrize("region", [((50, 50), (110, 55), (105, 115), (55, 110)), ((0, 0), (40, 0), (45, 60), (0, 159))])
+def test_pasting_looks_at_no_more_than_it_must_and_blends_as_if_it_saw_all(frame, region):
+    view = View.of(job(frame, region=region), 1.75, 64)
+    drawn = np.full((*frame.size, 3), 99.5, np.float32)
+    depth = cv2.distanceTransform((~(view.field & ~view.region)).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    blend = np.clip(depth / max(2.0, FEATHER * view.window.side_px), 0, 1)[..., None]
+    wanted = np.where(view.region[..., None], np.rint(frame.image * (1 - blend) + drawn * blend).astype(np.uint8), frame.image)
+    assert (view.paste(drawn) == wanted).all()
 
 
 def test_a_negative_grain_is_refused(tiny_forge):

@@ -65,7 +65,7 @@ def test_cases_with_boxes_alone_beside_masks_are_null_in_parquet_and_refused_in_
     write_data_set(tmp_path / "set", [replace(polyps[0], mask=None), polyps[1]])
     with pytest.raises(UserError, match=f"'{polyps[0].name}' has no mask"):
         pack_data(tmp_path / "set", tmp_path / "packed", "webdataset")
-    assert not list((tmp_path / "packed").rglob("*.tar"))
+    assert not (tmp_path / "packed").exists()
     pack_data(tmp_path / "set", tmp_path / "table", "parquet", per_shard=1)
     rows = load_dataset(str(tmp_path / "table"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows[0]["mask"] is None and rows[0]["boxes"] != "[]" and (np.asarray(rows[1]["mask"]) > 0).sum() == polyps[1].mask.sum()

@@ -13,7 +13,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import inside, read_jsonl, sha256_of, write_bytes, write_jsonl
 from polypforge.core.images import png_bytes, read_mask
 from polypforge.core.types import Case, Mask
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import ANY_CLASS, Source, SourceCase
 
 METADATA = "metadata.jsonl"
 REMOVED = "removed.jsonl"  # rows that an audit took out of METADATA
@@ -39,10 +39,10 @@ def read_data_set(folder: Path) -> Source:
 
 
 def _read_row(folder: Path, row: dict[str, Any]) -> SourceCase:
-    masks = {"lesion": row.get("mask_file_name")}
+    masks = {ANY_CLASS: row.get("mask_file_name")}
     masks |= {m[1]: row[m[0]] for m in map(CLASS_KEY.fullmatch, row) if m}
     if len(masks) > 1:
-        del masks["lesion"]  # the union is made again from the classes
+        del masks[ANY_CLASS]  # the union is made again from the classes
     paths = {name: inside(folder, file) for name, file in masks.items() if file}
     return SourceCase(
         name=Path(row["image_file_name"]).stem,

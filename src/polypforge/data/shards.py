@@ -19,11 +19,10 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import whole_file
 from polypforge.core.images import png_bytes
 from polypforge.core.types import NORMAL, Case
-from polypforge.data.source import SourceCase
+from polypforge.data.source import ANY_CLASS, SourceCase
 
 KNOWN = ("name", "boxes", "label", "group", "split", "width", "height", "provenance")  # beside the pixels; boxes and provenance as JSON
 ROWS_AT_ONCE = 50
-ANY_CLASS = "lesion"  # what readers call a mask whose class isn't known
 
 
 def mask_columns(cases: Sequence[SourceCase]) -> list[str]:
@@ -33,23 +32,36 @@ def mask_columns(cases: Sequence[SourceCase]) -> list[str]:
     return ["mask"] * bool(marked) + [f"mask_{name}" for name in sorted(classes - {ANY_CLASS})]
 
 
+def refuse_unknown(cases: Sequence[SourceCase], columns: Sequence[str]) -> None:
+    """Raises UserError for a case of which not every mask is known, before anything is written: WebDataset can't leave one open."""
+    for entry in cases:
+        if unknown := _unknown(entry, columns):
+            raise UserError(
+                f"'{entry.name}' has no {unknown}, which other cases have, and WebDataset can't leave it open: "
+                "pack with --to parquet, or give it one (polypforge data masks)."
+            )
+
+
+def _unknown(entry: SourceCase, columns: Sequence[str]) -> str:
+    """The first column that has nothing to hold for this case; "" when each has."""
+    if not columns or entry.label == NORMAL:
+        return ""
+    if entry.read_masks is None:
+        return columns[0] if entry.label or entry.boxes else ""
+    return columns[1] if len(columns) > 1 and ANY_CLASS in entry.read_masks() else ""
+
+
 def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int, columns: Sequence[str]) -> None:
     """One tar: KEY.image.png, KEY.json and a KEY.COLUMN.png for each mask. KEY is the case's number, from `first` on.
 
-    Raises UserError for a case of which not every mask is known: all samples need the same files.
+    All samples need the same files: see `refuse_unknown`.
     """
     with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, entry in enumerate(cases, first):
             case = entry.load()
-            masks = _masks(entry, case, columns)
-            if unknown := [name for name in columns if masks[name] is None]:
-                raise UserError(
-                    f"'{entry.name}' has no {unknown[0]}, which other cases have, and WebDataset can't leave it open: "
-                    "pack with --to parquet, or give it one (polypforge data masks)."
-                )
             is_png = entry.image_path.suffix.lower() == ".png"
             files = {"image.png": entry.image_path.read_bytes() if is_png else png_bytes(case.image)}
-            files |= {f"{name}.png": content for name, content in masks.items() if content is not None}
+            files |= {f"{name}.png": content for name, content in _masks(entry, case, columns).items() if content is not None}
             files["json"] = json.dumps(_known(case), ensure_ascii=False).encode()
             for suffix, content in files.items():
                 member = tarfile.TarInfo(f"{number:09d}.{suffix}")  # neither a time nor an owner: the same cases give the same bytes

@@ -13,6 +13,8 @@ from polypforge.core.seeding import content_hash
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Mask
 from polypforge.masks.shapes import component_boxes
 
+ANY_CLASS = "lesion"  # what readers call a mask whose class isn't known
+
 MaskReader = Callable[[], dict[str, Mask]]  # one mask for each class; the union is the case's mask
 
 

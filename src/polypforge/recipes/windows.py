@@ -15,7 +15,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask
 from polypforge.core.window import Window, around_mask
 from polypforge.data.prepared import Prepared, prepare
-from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, components, erode, polygon_mask, region_mask
+from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, components, enlarge, erode, polygon_mask, region_mask
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Job
 
@@ -47,6 +47,11 @@ class View:
             )
         return cls(around_mask(region, scale, min_side_px), background.image, region, field)
 
+    def around(self, margin_px: float) -> tuple[slice, slice]:
+        """The part of the frame that holds the region and `margin_px` around it."""
+        x0, y0, x1, y1 = enlarge(bounding_box(self.region), int(np.ceil(margin_px)), self.region.shape)
+        return np.s_[y0:y1, x0:x1]
+
     def planes(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """(image (3, S, S) in [-1, 1], region (1, S, S), field (1, S, S)) float32, in the window."""
         region, field = (torch.from_numpy(self.window.crop_mask(m, size)).float()[None] for m in (self.region, self.field))
@@ -63,11 +68,16 @@ class View:
     def paste(self, pixels: NDArray[np.float32]) -> Image:
         """The frame with `pixels` (H, W, 3) in 0..255 in its region; every pixel outside the region bit-equal to the frame's."""
         # Blend where the region meets tissue that stays; at the edge of the frame or field there is nothing to blend with.
-        stays = self.field & ~self.region
+        width = max(2.0, FEATHER * self.window.side_px)
+        part = self.around(width + 1)
+        region, frame = self.region[part], self.frame[part]
+        stays = self.field[part] & ~region
         depth = cv2.distanceTransform((~stays).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        blend = np.clip(depth / max(2.0, FEATHER * self.window.side_px), 0, 1)[..., None]
-        mixed = self.frame * (1 - blend) + np.clip(pixels, 0, 255) * blend
-        return np.where(self.region[..., None], np.rint(mixed).astype(np.uint8), self.frame)
+        blend = np.clip(depth / width, 0, 1)[..., None]
+        mixed = frame * (1 - blend) + np.clip(pixels[part], 0, 255) * blend
+        pasted = self.frame.copy()
+        pasted[part] = np.where(region[..., None], np.rint(mixed).astype(np.uint8), frame)
+        return pasted
 
     def lesion_in(self, drawn: NDArray[np.float32]) -> Mask:
         """The lesion of a drawn mask plane (S, S), positive inside: cut to the region, without specks and holes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from polypforge.core.errors import UserError
@@ -55,17 +56,13 @@ def on_cluster(
                 raise UserError(
                     f"no worker could start within {PATIENCE_S} s: the cluster is busy, or too small for {cores} cores a worker."
                 )
-            worker = starting.pop(ended[0], None)
-            if started := worker is not None:
-                _answer(ray, ended[0])
-            else:
-                worker = running.pop(ended[0])
-                answer = _answer(ray, ended[0])
+            free = starting.get(ended[0]) or running[ended[0]]
+            answer = _answer(ray, ended[0])
+            for shard in islice(coming, 1):
+                running[free.run.remote(shard)] = free
+            if starting.pop(ended[0], None) is None:
+                del running[ended[0]]
                 left -= 1
-            for shard in coming:
-                running[worker.run.remote(shard)] = worker
-                break
-            if not started:
                 yield answer
     finally:
         for worker in made:

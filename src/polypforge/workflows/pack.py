@@ -10,7 +10,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import content_hash
 from polypforge.data.layouts import open_source
-from polypforge.data.shards import SUFFIXES, WRITERS, mask_columns
+from polypforge.data.shards import SUFFIXES, WRITERS, mask_columns, refuse_unknown
 from polypforge.data.source import SourceCase, state_of
 from polypforge.workflows.each import shown
 from polypforge.workflows.export_cases import carries_metadata
@@ -40,9 +40,11 @@ def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 10
     for entry in chosen:
         if "synthetic" not in entry.provenance and carries_metadata(entry.image_path.read_bytes()):
             raise UserError(f"{entry.image_path} carries metadata, which may name a patient: import it first (polypforge data import).")
+    columns = mask_columns(chosen)
+    if to == "webdataset":
+        refuse_unknown(chosen, columns)
     state = content_hash([state_of(source.cases), [c.split for c in source.cases]])
     claim(out, "data pack", {"data": str(data.resolve()), "state": state, "to": to, "per_shard": per_shard})
-    columns = mask_columns(chosen)
     jobs = []
     for split, cases in splits.items():
         starts = range(0, len(cases), per_shard)

@@ -10,7 +10,7 @@ from pathlib import Path
 from polypforge.core.errors import UserError
 from polypforge.core.images import image_files, read_mask
 from polypforge.core.types import Mask
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import ANY_CLASS, Source, SourceCase
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "original", "originals", "frames", "etis-laribpolypdb", "train"}
 MASK_FOLDERS = {
@@ -92,7 +92,7 @@ def unique_names(paths: list[Path], root: Path) -> dict[Path, str]:
 
 
 def _lesion(path: Path) -> dict[str, Mask]:
-    return {"lesion": read_mask(path)}
+    return {ANY_CLASS: read_mask(path)}
 
 
 def read_pairs(root: Path) -> Source:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.core.seeding import numpy_rng
-from polypforge.core.types import Mask
-from polypforge.masks.shapes import bounding_box, dilate, erode
+from polypforge.core.types import Image, Mask
+from polypforge.masks.shapes import dilate, erode
 from polypforge.recipes.windows import View
 
 REACH = 0.25  # of the window's side: so far around the region the tissue is looked at
@@ -30,29 +30,30 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
     in pixels of a window of 256. Nothing is added to a drawing that has as much on the whole, or when too little tissue can be seen.
     """
     sigma = max(1.0, width * view.window.side_px / 256)
-    tissue = _tissue(view, old)
+    reach = REACH * view.window.side_px
+    part = view.around(reach + max(3 * sigma, EDGE_PX + 1))
+    region, frame = view.region[part], view.frame[part]
+    tissue = _tissue(region, frame, view.field[part], reach)
+    if old is not None:
+        tissue &= ~old[part]
     if tissue.sum() < LEAST_PX:
         return pixels
-    x0, y0, x1, y1 = bounding_box(dilate(tissue | view.region, 3 * sigma))
-    part = np.s_[y0:y1, x0:x1]
-    tissue, region = tissue[part], view.region[part]
-    real, drawn = _fine(view.frame[part].astype(np.float32), sigma), _fine(pixels[part], sigma)
+    real, drawn = _fine(frame.astype(np.float32), sigma), _fine(pixels[part], sigma)
     limit = OUTLIER * 1.4826 * np.median(np.abs(real[tissue]), axis=0)
     real, drawn = np.clip(real, -limit, limit), np.clip(drawn, -limit, limit)  # one outline is no grain
     lacking = np.sqrt(np.clip(1 - drawn[region].var(axis=0) / np.maximum(real[tissue].var(axis=0), 1e-6), 0, 1))
-    smooth = cv2.GaussianBlur(pixels[part], (0, 0), 3 * sigma).mean(-1, keepdims=True)
-    light = np.clip(smooth / max(1.0, view.frame[part][tissue].mean()), *SHADING)
+    light = cv2.GaussianBlur(pixels[part].mean(-1), (0, 0), 3 * sigma)
+    light = np.clip(light / max(1.0, float(frame[tissue].mean())), *SHADING)
     grained = pixels.copy()
-    grained[part] += _random_phase(real * tissue[..., None], int(tissue.sum()), seed) * lacking * light
+    grained[part] += _random_phase(real * tissue[..., None], int(tissue.sum()), seed) * lacking * light[..., None]
     return grained
 
 
-def _tissue(view: View, old: Mask | None) -> Mask:
-    """What is seen near the region, without its lesions, highlights and the edge of the field of view."""
-    near = dilate(view.region, REACH * view.window.side_px) & ~dilate(view.region, 2)
-    shiny = dilate(view.frame.min(-1) > HIGHLIGHT, 2)
-    tissue = near & ~shiny & erode(view.field, EDGE_PX)
-    return tissue if old is None else tissue & ~old
+def _tissue(region: Mask, frame: Image, field: Mask, reach: float) -> Mask:
+    """What is seen near the region, without highlights and the edge of the field of view."""
+    near = dilate(region, reach) & ~dilate(region, 2)
+    shiny = dilate((frame > HIGHLIGHT).all(-1), 2)
+    return near & ~shiny & erode(field, EDGE_PX)
 
 
 def _fine(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -64,5 +65,5 @@ def _random_phase(band: NDArray[np.float32], count: int, seed: int) -> NDArray[n
     height, width = band.shape[:2]
     size = cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width)
     white = numpy_rng("grain", seed).standard_normal(size, np.float32)
-    spectrum = np.fft.rfft2(band, size, axes=(0, 1)) * np.fft.rfft2(white)[..., None]
-    return (np.fft.irfft2(spectrum, size, axes=(0, 1)) / np.sqrt(count))[:height, :width].astype(np.float32)
+    spectrum = np.fft.rfft2(np.ascontiguousarray(band.transpose(2, 0, 1)), size) * (np.fft.rfft2(white) / np.float32(np.sqrt(count)))
+    return np.fft.irfft2(spectrum, size).astype(np.float32)[:, :height, :width].transpose(1, 2, 0)
