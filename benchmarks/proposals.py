@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from sklearn.cluster import DBSCAN
-from sklearn.neighbors import NearestNeighbors
 
 from polypforge.core.types import Case
 from polypforge.data.prepared import prepare
@@ -29,52 +27,9 @@ from polypforge.phantom.render import render
 from polypforge.proposals.database import ReferenceDatabase
 from polypforge.proposals.index import VectorIndex
 from polypforge.proposals.proposer import Proposer, ProposerConfig
-from polypforge.proposals.retrieval import lesion_cells
-from polypforge.workflows.references import describe
+from polypforge.workflows.bench.proposals import ENCODER, fill, original_search, varied
 
-ENCODER, RENDERED, K = "starter:encoder", 40, 5
-
-
-def varied(frames: list[Case], count: int):
-    """`count` different frames: the rendered ones, each time a little darker."""
-    for i in range(count):
-        case = frames[i % len(frames)]
-        dim = 1 - 0.25 * (i // len(frames)) / max(1, count // len(frames))
-        yield Case(f"frame-{i}", (case.image * dim).astype(np.uint8), case.mask)
-
-
-def fill(folder: Path, frames: list[Case], features: list[FrameFeatures], count: int) -> ReferenceDatabase:
-    """A database of `count` references: the frames' features, each moved by noise."""
-    encoder = load_encoder(ENCODER)
-    database = ReferenceDatabase.create(folder, encoder, {})
-    rng = np.random.default_rng(0)
-    known = [(describe(c, ""), c, f) for c, f in zip(frames, features, strict=True) if c.mask.any()]
-    for start in range(0, count, 500):
-        references, images, held = [], [], []
-        for i in range(start, min(count, start + 500)):
-            reference, case, f = known[i % len(known)]
-            patches = f.patches + rng.normal(0, 0.02, f.patches.shape).astype(np.float16)
-            vector = f.vector + rng.normal(0, 0.02, f.vector.shape).astype(np.float32)
-            references.append(type(reference)(f"reference-{i}", f"group-{i}", str(i), *tuple(vars(reference).values())[3:]))
-            images.append(case.image[:16, :16])
-            held.append(FrameFeatures(vector / np.linalg.norm(vector), patches, f.cell_px))
-        database.add(references, images, held)
-    return database
-
-
-def original_search(query: FrameFeatures, vectors: np.ndarray, database: ReferenceDatabase) -> None:
-    """The program's search for one frame, once features are there."""
-    nearest = NearestNeighbors(n_neighbors=K).fit(vectors).kneighbors(query.vector[None], return_distance=False)[0]
-    for row in nearest:
-        theirs = database.patches(int(row)).astype(np.float32)
-        mask = lesion_cells(database.references[int(row)], theirs.shape[:2]).ravel() > 0
-        mine = query.patches.reshape(-1, theirs.shape[-1]).astype(np.float32)
-        distance, match = NearestNeighbors(n_neighbors=1).fit(theirs.reshape(len(mask), -1)).kneighbors(mine)
-        kept = np.flatnonzero(mask[match[:, 0]])
-        best = kept[np.argsort(distance[kept, 0])[:30]]
-        if len(best):
-            cells = np.stack(np.unravel_index(best, query.patches.shape[:2]), 1)
-            np.bincount(DBSCAN(eps=2.05, min_samples=1).fit_predict(cells)).argmax()
+RENDERED = 40
 
 
 def million(count: int, dim: int) -> None:

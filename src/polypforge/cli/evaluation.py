@@ -8,7 +8,27 @@ from typing import Annotated
 
 import typer
 
-from polypforge.cli.options import Device, JsonOut, Layout, Offline, SkipBad, emit
+from polypforge.cli.options import BatchSize, Device, JsonOut, Layout, Offline, SkipBad, emit
+
+
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder for the table, the figures and the curves. The same command resumes.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="sampling, sampling_ddpm, training, loading, gating, proposals, measures or growth; may be repeated."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each side runs.")] = 5,
+    side: Annotated[int, typer.Option(help="Side of the phantom frames in pixels.")] = 256,
+    model: Annotated[str, typer.Option(help="Weights of forge: a run folder, a saved folder, or starter:forge.")] = "starter:forge",
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    as_json: JsonOut = False,
+) -> None:
+    """How fast is it here? Ours against the usual alternative, with the same weights, in one process; and how cost grows."""
+    from polypforge.workflows.bench import bench as run
+
+    result = run(out, only or (), rounds=rounds, side_px=side, batch_size=batch_size, model=model, device=device)
+    emit(result, as_json, (out / "bench.md").read_text() + f"\n{out / 'bench.md'}")
 
 
 def downstream(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from polypforge.cli import data as data_commands
-from polypforge.cli.evaluation import downstream, evaluate
+from polypforge.cli.evaluation import bench, downstream, evaluate
 from polypforge.cli.options import (
     BatchSize,
     Device,
@@ -159,7 +159,7 @@ def train(
     )
 
 
-for command in (plan, references, propose, gate, audit, evaluate, downstream):
+for command in (plan, references, propose, gate, audit, evaluate, downstream, bench):
     app.command()(command)
 
 

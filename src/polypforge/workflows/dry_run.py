@@ -70,7 +70,7 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
     memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
     step = flops * FLOPS_FORWARD_TO_STEP * training.batch_size * training.accumulate / 1e12
     steps = training.max_steps
-    here = round(steps * step / _tflops_here() / 3600, 2) if steps and step else None
+    here = round(steps * step / tflops_here() / 3600, 2) if steps and step else None
     gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
     return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
 
@@ -140,7 +140,7 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
 
-def _tflops_here() -> float:
+def tflops_here() -> float:
     """What this machine does in a 3x3 convolution of 128 channels, in the precision that training uses; a tenth of a second."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layer = nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)

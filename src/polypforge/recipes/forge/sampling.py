@@ -66,16 +66,22 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     if drafts:
         vector = drafts.vectors(jobs, views)
     else:
-        vector = np.stack([request_vector(j.request.label == POLYP, j.request.attributes) for j in jobs])
+        vector = request_vectors(jobs)
     sketch = drafts.planes(views, config.detail_px).to(device) if drafts else None
     strength = drafts.strength if drafts else 1.0
     seeds = [j.request.seed for j in jobs]
     with fast_inference(device):
         state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
-    return [_finish(config, job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
+    return [finish(config, job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
 
 
-def _finish(config: ForgeConfig, job: Job, view: View, drawn: NDArray[np.float32]) -> Case:
+def request_vectors(jobs: Sequence[Job]) -> NDArray[np.float32]:
+    """(B, VECTOR_DIM): what the requests ask for."""
+    return np.stack([request_vector(j.request.label == POLYP, j.request.attributes) for j in jobs])
+
+
+def finish(config: ForgeConfig, job: Job, view: View, drawn: NDArray[np.float32]) -> Case:
+    """The case of what was drawn in its window: (S, S, 4) in about [-1, 1], image and mask."""
     lesion = np.zeros_like(view.region) if job.request.label == NORMAL else view.lesion_in(drawn[..., 3])
     pixels = view.enlarged(drawn[..., :3])
     if config.grain:
@@ -83,7 +89,7 @@ def _finish(config: ForgeConfig, job: Job, view: View, drawn: NDArray[np.float32
     return finished(job, view.region, view.field, view.paste(pixels), lesion)
 
 
-def _noise(seeds: Sequence[int], stage: int, size: int) -> Tensor:
+def noise_of(seeds: Sequence[int], stage: int, size: int) -> Tensor:
     """(B, 4, size, size) unit noise, one generator a sample."""
     return torch.stack([torch.randn(STATE, size, size, generator=torch.Generator().manual_seed(2 * seed + stage)) for seed in seeds])
 
@@ -113,12 +119,12 @@ def _sample(
     asked = {"context": context(small_image, small_region, small_field), "vector": vector}
     null = asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}
     sigmas = _sigmas(config.base_steps, config.base_shift, strength).to(image.device)
-    start = _noise(seeds, 0, config.base_px).to(image) * sigmas[0]
+    start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
     if sketch is not None:
         start = start + F.avg_pool2d(sketch, factor)
     coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, (asked, null)).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
-    noise = _noise(seeds, 1, config.detail_px).to(image)
+    noise = noise_of(seeds, 1, config.detail_px).to(image)
     fine = detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
     return torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))

@@ -61,17 +61,18 @@ class PolypDDPM(MaskToFrame):
         self.diffusion = GaussianDiffusion(config.diffusion)
         self.unet = unet or build_unet(config.unet, 3 + 3, 3 * config.diffusion.outputs, conditional=False)  # noisy RGB, mask as RGB
 
-    def _network(self, state: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def network(self, state: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """What the network says to `state` (B, 3, S, S) at `times` (B,) for `mask` (B, 1, S, S) in {0, 1}."""
         shown = (mask * 2 - 1).expand(-1, 3, -1, -1)
         return apply_discrete_unet(self.unet, torch.cat([state, shown], 1), times, self.config.unet.patch_px)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        errors = self.diffusion.errors(self._network, batch["image"], batch["mask"], generator)
+        errors = self.diffusion.errors(self.network, batch["image"], batch["mask"], generator)
         total = errors.mean()
         return total, {"loss": total.detach()}
 
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
-        return self.diffusion.validation(self._network, batch["image"], batch["mask"], seed)
+        return self.diffusion.validation(self.network, batch["image"], batch["mask"], seed)
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
@@ -81,14 +82,14 @@ class PolypDDPM(MaskToFrame):
         sigmas = self.diffusion.spaced(config.steps).to(device)
         x = noise.start((3, config.size_px, config.size_px), sigmas[0])
         with fast_inference(device):
-            denoise = self.diffusion.denoiser(self._network, clip=True)
+            denoise = self.diffusion.denoiser(self.network, clip=True)
             images = to_pixels(SAMPLERS[config.sampler](denoise, x, sigmas, to_planes(masks).to(device), noise))
         return [whole_frame(j, i, m, j.case.group if j.case else "") for j, i, m in zip(jobs, images, masks, strict=True)]
 
     def encoder(self) -> Encoder:
         def run(image: Tensor) -> Tensor:
             state, times = slightly_noised(self.diffusion, image)
-            return self._network(state, times, torch.zeros_like(image[:, :1]))
+            return self.network(state, times, torch.zeros_like(image[:, :1]))
 
         return DenoiserEncoder(self.unet, self.unet.up_blocks[0], run, self.config.size_px)
 

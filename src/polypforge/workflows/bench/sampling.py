@@ -1,0 +1,114 @@
+"""Drawing cases: batches, bf16, a second-order sampler and few steps, against the loops of the published programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from polypforge.core.config import from_dict
+from polypforge.core.errors import UserError
+from polypforge.core.types import Case
+from polypforge.recipes import Job
+from polypforge.recipes.forge.networks import context, enlarge, shrink
+from polypforge.recipes.forge.recipe import Forge
+from polypforge.recipes.forge.sampling import finish, noise_of, request_vectors
+from polypforge.recipes.polyp_ddpm.recipe import PolypDDPM, PolypDDPMConfig
+from polypforge.recipes.windows import View, channels_last
+from polypforge.workflows.bench.contest import Contest, Side
+from polypforge.workflows.bench.setting import Setting
+from polypforge.workflows.train import read_settings
+
+PLAIN_STEPS = 50
+FEW_STEPS = 4
+DDPM_STEPS = 250
+
+
+def sampling(setting: Setting) -> Contest:
+    """The recipe's own path against a loop as Polyp-Gen's script has it: one image at a time, 50 first-order steps, float32."""
+    recipe = setting.recipe
+    if not isinstance(recipe, Forge):
+        raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
+    few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail, recipe.critic).eval()
+    jobs = setting.jobs(setting.batch_size)
+    sides = [
+        Side(f"batches of {len(jobs)}, bf16, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
+        for r in (few, recipe)
+    ]
+    plain = Side(f"one at a time, float32, {PLAIN_STEPS} Euler steps (diffusers)", lambda: plain_forge(recipe, jobs[:1]), 1)
+    return Contest("sampling", f"a case of {setting.side_px} px, forge", [*sides, plain], "the same weights; a whole case: window to paste")
+
+
+def sampling_ddpm(setting: Setting) -> Contest:
+    """Polyp-DDPM's network in the loop of the library that its program is made of, with as many steps and as many random numbers."""
+    from denoising_diffusion_pytorch import GaussianDiffusion
+
+    path, values, *_ = read_settings("polyp_ddpm", None, [], None)
+    config = from_dict(PolypDDPMConfig, values["model"], str(path))
+    torch.manual_seed(0)
+    recipe = PolypDDPM(replace(config, steps=DDPM_STEPS)).to(setting.device).eval()
+    quick = PolypDDPM(replace(config, steps=DDPM_STEPS // 10, sampler="dpmpp_2m"), recipe.unet).to(setting.device).eval()
+    jobs = setting.jobs(setting.batch_size)
+    theirs = GaussianDiffusion(
+        _Conditioned(recipe), image_size=config.size_px, timesteps=DDPM_STEPS, objective="pred_x0", beta_schedule="cosine"
+    ).to(setting.device)
+    sides = [
+        Side(f"batches of {len(jobs)}, bf16, {r.config.steps} steps ({r.config.sampler})", partial(r.generate, jobs), len(jobs))
+        for r in (recipe, quick)
+    ]
+    plain = Side(f"one at a time, float32, {DDPM_STEPS} steps (denoising-diffusion-pytorch)", lambda: theirs.sample(batch_size=1), 1)
+    return Contest(
+        "sampling_ddpm", f"a frame of {config.size_px} px, polyp_ddpm", [*sides, plain], "starter size, random weights: time, not quality"
+    )
+
+
+@torch.inference_mode()
+def plain_forge(recipe: Forge, jobs: Sequence[Job], steps: int = PLAIN_STEPS) -> list[Case]:
+    """What `Forge.generate` does, written as diffusers' example loops are: no batch, no autocast, first-order steps."""
+    config, device = recipe.config, next(recipe.parameters()).device
+    cases = []
+    for job in jobs:
+        view = View.of(job, config.window_scale, config.min_window_px)
+        image, region, field = (p[None].to(device) for p in view.planes(config.detail_px))
+        factor = config.detail_px // config.base_px
+        small = shrink(image, region, field, factor)
+        asked = {"context": context(*small), "vector": torch.from_numpy(request_vectors([job])).to(device)}
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(steps)
+        state = noise_of([job.request.seed], 0, config.base_px).to(image)
+        for time, level in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            clean = recipe.base(state, (1 - level).expand(1).to(device), asked)
+            state = scheduler.step((state - clean) / level, time, state).prev_sample
+        coarse = state.clamp(-1, 1)
+        coarse[:, :3] = torch.where(small[1] > 0, coarse[:, :3], small[0])
+        noise = noise_of([job.request.seed], 1, config.detail_px).to(image)
+        fine = recipe.detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
+        drawn = torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))
+        cases.append(finish(config, job, view, channels_last(drawn)[0]))
+    return cases
+
+
+class _Conditioned(nn.Module):
+    """Polyp-DDPM's network with one mask, as the library wants its model."""
+
+    channels, out_dim, self_condition, random_or_learned_sinusoidal_cond = 3, 3, False, False
+
+    def __init__(self, recipe: PolypDDPM) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.mask = torch.zeros(1, 1, recipe.config.size_px, recipe.config.size_px)
+
+    def forward(self, x: Tensor, times: Tensor, x_self_cond: Tensor | None = None) -> Tensor:
+        return self.recipe.network(x, times, self.mask.to(x).expand(len(x), -1, -1, -1))
+
+
+def _tflop(recipe: Forge, jobs: Sequence[Job]) -> float:
+    """Of one case, all networks."""
+    with FlopCounterMode(display=False) as counter:
+        recipe.generate(jobs)
+    return counter.get_total_flops() / len(jobs) / 1e12
