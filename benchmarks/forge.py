@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -35,12 +36,14 @@ from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import load_judge
 from polypforge.recipes import Job, load_recipe
 from polypforge.reporting.panels import sheet
+from polypforge.workflows.bench.sampling import PLAIN_STEPS, plain_forge
 from polypforge.workflows.encoder import open_encoder
 from polypforge.workflows.opened import open_checked
 from polypforge.workflows.pictures import LEAST_WINDOW_PX, LESION_PX, LESION_SCALE, embed
 
 ENCODERS = ("starter:encoder", "random_vgg")
 SHOWN = 8
+PLAIN = -1  # in place of a number of steps
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, action="append", help="steps of the base stage, in place of the model's own; may be repeated")
+    parser.add_argument("--plain", action="store_true", help="also the loop of `polypforge bench`: one at a time, 50 Euler steps, float32")
     parser.add_argument("--count", type=int, default=96)
     given = parser.parse_args()
     opened = [open_checked(d, cache=given.out / f"{d.name}.json", skip_bad=True) for d in given.data]
@@ -67,13 +71,16 @@ def main() -> None:
     print("| model | KID x 1000, starter | Fréchet, random VGG | coverage | sliced W. 128 px | step at outline | accepted | s a case |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     rows = [[_window(by_name[r.background], region_mask(r.region, by_name[r.background].size)) for r in requests[:SHOWN]]]
-    for name, steps in product(given.model, given.steps or [None]):
+    for name, steps in product(given.model, [*(given.steps or [None]), *([PLAIN] if given.plain else [])]):
         recipe = load_recipe(locate(name)).float()
-        if steps:
+        make, batch = recipe.generate, 8
+        if steps == PLAIN:
+            make, batch, name = partial(plain_forge, recipe), 1, f"{name}, plain loop of {PLAIN_STEPS} steps"
+        elif steps:
             recipe.config, name = replace(recipe.config, base_steps=steps), f"{name}, {steps} steps"
         started, made = time.perf_counter(), []
-        for k in range(0, len(requests), 8):
-            made += recipe.generate([Job(r, by_name[r.background]) for r in requests[k : k + 8]])
+        for k in range(0, len(requests), batch):
+            made += make([Job(r, by_name[r.background]) for r in requests[k : k + batch]])
         spent = (time.perf_counter() - started) / len(requests)
         subjects = [Subject.synthetic(c, r) for c, r in zip(made, requests, strict=True)]
         kept = sum(v.kept for v in label_gates(judge).verdicts(subjects))

@@ -23,6 +23,7 @@ from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare, random_window
 from polypforge.models.locate import locate
 from polypforge.models.pixels import to_unit
+from polypforge.models.precision import fast_layout
 from polypforge.models.trainable import Batch, Trainable
 
 AutoencoderModel = Any  # AutoencoderKL | VQModel, which carry no types
@@ -93,7 +94,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H/f, W/f): the mode of the posterior, scaled. No gradient."""
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=fast_layout(self.vae, image.device))
         if isinstance(self.vae, VQModel):
             return self.vae.encode(image).latents.float() * self.scale
         return self.vae.encode(image).latent_dist.mode().float() * self.scale
@@ -160,7 +161,7 @@ class FirstStage(Trainable):
 
     def _reconstruct(self, image: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """(reconstruction, latents, regularisation)."""
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=fast_layout(self.vae, image.device))
         if isinstance(self.vae, VQModel):
             latents = self.vae.encode(image).latents
             quantised, commitment, _ = self.vae.quantize(latents)

@@ -1,10 +1,11 @@
 """A critic of small patches: which parts of an image look real, given what the image should show (Isola et al. 2017)."""
 
-import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+
+from polypforge.models.precision import fast_layout
 
 
 class PatchCritic(ModelMixin, ConfigMixin):
@@ -32,7 +33,7 @@ class PatchCritic(ModelMixin, ConfigMixin):
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """(scores (B, 1, h, w), features (B, C, h, w)), one of each a stage; real is meant to score 1 and made 0."""
-        state = F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)
+        state = F.pixel_unshuffle(image, 2).contiguous(memory_format=fast_layout(self, image.device))
         scores, features = [], []
         for stage, head in zip(self.stages, self.heads, strict=True):
             state = stage(state)

@@ -1,10 +1,11 @@
-"""Which number format runs fast and safely on a device."""
+"""Which number format and which memory layout run fast and safely on a device."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -19,3 +20,9 @@ def has_fast_bf16(device: torch.device) -> bool:
 def fast_inference(device: torch.device) -> AbstractContextManager:
     """Autocast to bf16 where that is faster; float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16) if has_fast_bf16(device) else nullcontext()
+
+
+def fast_layout(net: nn.Module, device: torch.device) -> torch.memory_format:
+    """channels_last; on CPUs not for networks with group normalisation, which PyTorch (2.15) does up to 30 times slower in that layout."""
+    grouped = device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in net.modules())
+    return torch.contiguous_format if grouped else torch.channels_last

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from polypforge.models.precision import fast_layout
+
 TIME_SCALE = 1000.0  # UNet2DModel's sinusoidal embedding expects times of this order
 
 
@@ -77,6 +79,6 @@ def apply_discrete_unet(unet: UNet2DModel, image: Tensor, times: Tensor, patch_p
 
 
 def _on_patches(unet: UNet2DModel, image: Tensor, times: Tensor, patch_px: int, embedding: Tensor | None) -> Tensor:
-    tokens = F.pixel_unshuffle(image, patch_px).contiguous(memory_format=torch.channels_last)
+    tokens = F.pixel_unshuffle(image, patch_px).contiguous(memory_format=fast_layout(unet, image.device))
     out = unet(tokens, times, class_labels=embedding).sample
     return F.pixel_shuffle(out.float(), patch_px)

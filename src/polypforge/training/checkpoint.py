@@ -92,7 +92,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(saved | {"state": state})
-    # A fused step walks moments and weights side by side in memory: they must be laid out alike (channels_last).
+    # A fused step walks moments and weights side by side in memory: they must be laid out alike.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():

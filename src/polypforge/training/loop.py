@@ -21,7 +21,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_folder, write_jsonl
 from polypforge.core.seeding import numpy_rng, seed_from
-from polypforge.models.precision import has_fast_bf16
+from polypforge.models.precision import fast_layout, has_fast_bf16
 from polypforge.models.trainable import Batch, Trainable
 from polypforge.training.checkpoint import Checkpoints, Progress
 from polypforge.training.config import TrainingConfig, learning_rate_at
@@ -52,7 +52,8 @@ class Trainer:
         unused = DistributedDataParallelKwargs(find_unused_parameters=not model.uses_all_parameters)
         # bf16 is `_autocast`, which needs no process-wide state
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
-        model = model.to(memory_format=torch.channels_last).to(self.accelerator.device)
+        device = self.accelerator.device
+        model = model.to(memory_format=fast_layout(model, device)).to(device)
         self.model = model
         optimizer = torch.optim.AdamW(
             _groups(model), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True

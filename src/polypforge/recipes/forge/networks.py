@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from polypforge.diffusion.flow import mix, sample_times, velocity_loss
 from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.models.fill import smooth_fill
-from polypforge.models.pixel_head import PixelHead
 from polypforge.models.unet import apply_unet, build_unet
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM
@@ -57,17 +56,16 @@ class BaseStage(nn.Module):
 class DetailStage(nn.Module):
     """Draws a coarse image and mask at full size, in the grain of the surroundings; one step, fully convolutional."""
 
-    def __init__(self, config: ForgeConfig, unet: UNet2DModel | None = None, head: PixelHead | None = None) -> None:
+    def __init__(self, config: ForgeConfig, unet: UNet2DModel | None = None) -> None:
         super().__init__()
         self.config = config
         self.unet = unet or build_unet(config.detail, STATE + STATE + CONTEXT, STATE, conditional=False)
-        self.head = head or PixelHead(STATE, STATE + STATE + CONTEXT)
 
     def forward(self, noise: Tensor, coarse: Tensor, context: Tensor) -> Tensor:
         """(B, 4, H, W): the enlarged coarse image plus the network's correction. noise: (B, 4, H, W), which of the possible details."""
         nothing = torch.zeros(len(noise), device=noise.device)  # diffusers' network wants a time
         seen = torch.cat([noise, coarse, context], 1)
-        return self.head(coarse + apply_unet(self.unet, seen, nothing, self.config.detail.patch_px), seen)
+        return coarse + apply_unet(self.unet, seen, nothing, self.config.detail.patch_px)
 
 
 def enlarge(coarse: Tensor, factor: int) -> Tensor:

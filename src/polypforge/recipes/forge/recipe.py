@@ -20,7 +20,6 @@ from polypforge.features import Encoder
 from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.models.patch_critic import PatchCritic
-from polypforge.models.pixel_head import PixelHead
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
@@ -148,7 +147,6 @@ class Forge(Recipe):
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
-        self.detail.head.save_pretrained(folder / "detail_head")
         if self.config.fooling_weight:
             self.critic.save_pretrained(folder / "critic")
         self.save_config(folder)
@@ -163,9 +161,7 @@ class Forge(Recipe):
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
-        parts = {"detail_head": PixelHead, "critic": PatchCritic}  # a new head changes nothing; only training asks the critic
-        head, critic = (
-            kind.from_pretrained(folder / name, local_files_only=True, use_safetensors=True) if (folder / name).is_dir() else None
-            for name, kind in parts.items()
-        )
-        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet, head), critic)
+        critic = None
+        if (folder / "critic").is_dir():
+            critic = PatchCritic.from_pretrained(folder / "critic", local_files_only=True, use_safetensors=True)
+        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet), critic)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
 from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
+
+SURROUNDINGS_PX = 12  # of its window, that the detail stage sees around a region
 
 
 @dataclass(frozen=True)
@@ -126,5 +130,17 @@ def _sample(
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)
-    fine = detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
-    return torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))
+    middle = _middle(config)
+    seen = (noise, enlarge(coarse, factor), context(image, region, field))
+    state = torch.cat([image, -torch.ones_like(region)], 1)
+    fine = detail(*(planes[middle] for planes in seen)).clamp(-1, 1)
+    state[middle] = torch.where(region[middle] > 0, fine, state[middle])
+    return state
+
+
+def _middle(config: ForgeConfig) -> tuple[slice | EllipsisType, ...]:
+    """The part of a window that holds the region, wherever it is, with some surroundings: the detail stage need not draw the rest."""
+    step = config.detail.patch_px * 2 ** (len(config.detail.widths) - 1)
+    side = min(config.detail_px, step * ceil((config.detail_px / config.window_scale + 2 * SURROUNDINGS_PX) / step))
+    first = (config.detail_px - side) // 2
+    return np.s_[..., first : first + side, first : first + side]

@@ -1,24 +1,7 @@
-"""What the detail stage of forge has beside its U-Net: the head at full resolution, and the critic."""
-
 import pytest
 import torch
 
 from polypforge.models.patch_critic import PatchCritic
-from polypforge.models.pixel_head import PixelHead
-
-
-def test_the_head_starts_by_changing_nothing_and_sees_over_the_borders_of_patches(tmp_path):
-    torch.manual_seed(0)
-    head = PixelHead(4, 9)
-    drawn, seen = torch.rand(2, 4, 16, 16), torch.rand(2, 9, 16, 16)
-    assert torch.equal(head(drawn, seen), drawn)
-    torch.nn.init.normal_(head.layers[-1].weight)
-    moved = drawn.clone()
-    moved[..., 8, 8] += 1
-    reach = (head(moved, seen) - head(drawn, seen)).abs().sum((0, 1)) > 0
-    assert reach[5:12, 5:12].all() and reach.sum() == 49  # 5x5 after 3x3
-    head.save_pretrained(tmp_path)
-    assert torch.equal(PixelHead.from_pretrained(tmp_path)(drawn, seen), head(drawn, seen))
 
 
 def test_the_critic_scores_patches_of_three_sizes_and_learns_to_tell_noise_from_none(tmp_path):
