@@ -40,7 +40,7 @@ def sampling(setting: Setting) -> Contest:
         Side(f"batches of {len(jobs)}, bf16, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
         for r in (few, recipe)
     ]
-    plain = Side(f"one at a time, float32, {PLAIN_STEPS} Euler steps (diffusers)", lambda: plain_forge(recipe, jobs[:1]), 1)
+    plain = Side(f"one at a time, float32, {PLAIN_STEPS} Euler steps (diffusers)", partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS), 1)
     return Contest("sampling", f"a case of {setting.side_px} px, forge", [*sides, plain], "the same weights; a whole case: window to paste")
 
 
