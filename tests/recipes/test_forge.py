@@ -232,6 +232,21 @@ def test_drafts_are_redrawn_alike_again_and_need_a_lesion(tiny_forge, frame):
         tiny_forge.redraw([job(frame)], [Case("d", frame.image, np.zeros(frame.size, bool))], 0.5)
 
 
+def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
+    seen = []
+    hook = tiny_forge.base.register_forward_hook(lambda *_: seen.append(1))
+    for steps in (1, 3):
+        seen.clear()
+        tiny_forge.set_steps(steps)
+        tiny_forge.generate([job(frame)])
+        assert len(seen) == steps
+    hook.remove()
+    with pytest.raises(UserError, match="--steps 0: base_steps is at least 1"):
+        tiny_forge.set_steps(0)
+    with pytest.raises(UserError, match="without a sampler"):
+        Graft(GraftConfig()).set_steps(4)
+
+
 def test_save_and_load(tiny_forge, frame, tmp_path):
     tiny_forge.save_pretrained(tmp_path / "m")
     twin = load_recipe(tmp_path / "m")

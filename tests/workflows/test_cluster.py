@@ -1,6 +1,7 @@
 """On a Ray cluster of this machine: the same cases as without one, also when workers die."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,13 +14,17 @@ import pytest
 import torch
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl
 from polypforge.core.images import read_image, read_mask
 from polypforge.core.types import Request
 from polypforge.data.folder import write_data_set
 from polypforge.generation.writer import CaseStore, write_requests
+from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.workflows import cluster as cluster_module
 from polypforge.workflows.cluster import on_cluster
+from polypforge.workflows.evaluate import evaluate
+from polypforge.workflows.gate import GateWorker, gate_folder
 from polypforge.workflows.generate import generate_cases
 from tests.conftest import TINY, wake
 
@@ -149,6 +154,48 @@ def test_a_killed_worker_costs_no_case(setting):
     assert killed and running.returncode == 0, errors
     assert CaseStore(out).done() == {r.id for r in requests}
     same_cases(root / "local", out)
+
+
+def test_a_cluster_judges_as_one_machine_does(setting, tiny_segmenter, tmp_path, monkeypatch):
+    root, requests = setting
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    options = {"judges": [str(tmp_path / "judge")], "thresholds": {"label_agreement": 0.0, "own_outline": 1.0, "sharpness": -1e9}}
+    for name in ("one", "many"):
+        shutil.copytree(root / "local", tmp_path / name)
+    monkeypatch.setattr("polypforge.workflows.gating.BATCH", 6)
+    here = gate_folder(tmp_path / "one", **options)
+    there = gate_folder(tmp_path / "many", **options, engine="ray", workers=2)
+    assert there["judged"] == here["judged"] == 21 and there["failed"] == here["failed"] and there["thresholds"] == here["thresholds"]
+    rows = [{r["id"]: r for r in read_jsonl(tmp_path / name / "gate.jsonl")} for name in ("one", "many")]
+    assert rows[0].keys() == rows[1].keys() == {r.id for r in requests}
+    for id, row in rows[0].items():
+        scores = [{k: v for k, v in r["scores"].items() if v is not None} for r in (row, rows[1][id])]
+        assert scores[0].keys() == scores[1].keys() and scores[0] == pytest.approx(scores[1], rel=0.02, abs=0.02)
+    monkeypatch.setattr(GateWorker, "run", lambda *_: pytest.fail("known scores are not computed again"))
+    assert gate_folder(tmp_path / "many", **options, engine="ray", workers=2)["kept"] == there["kept"]
+
+
+def test_a_gate_worker_with_other_judges_is_refused(setting, tiny_segmenter, tmp_path):
+    root, _ = setting
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    settings = read_gates("starter", judges=(str(tmp_path / "judge"),))
+    with pytest.raises(UserError, match="finds other judges"):
+        list(on_cluster(GateWorker, (settings, {str(tmp_path / "judge"): "another"}, None, root / "local", True), [0], 1))
+    with pytest.raises(UserError, match="doesn't see"):
+        list(on_cluster(GateWorker, (settings, {}, None, tmp_path / "nowhere", True), [0], 1))
+
+
+def test_a_cluster_measures_as_one_machine_does(setting, phantoms, tmp_path, monkeypatch):
+    root, _ = setting
+    write_data_set(tmp_path / "real", [replace(c, name=f"real-{i}") for i, c in enumerate(phantoms)])
+    monkeypatch.setattr("polypforge.workflows.pictures.CASES_AT_ONCE", 4)
+    options = {"extractors": ["random_vgg"], "judge": "", "perceptual": "random_vgg"}
+    here = evaluate(tmp_path / "real", root / "local", tmp_path / "here", **options)
+    there = evaluate(tmp_path / "real", root / "local", tmp_path / "there", **options, engine="ray", workers=2)
+    assert len(list((tmp_path / "there" / "features").rglob("*.safetensors"))) == 3 + 6
+    for a, b in zip(here["figures"], there["figures"], strict=True):
+        assert all(a[k] == b[k] for k in ("measure", "pictures", "real", "made"))
+        assert (a["value"] is None and b["value"] is None) or a["value"] == pytest.approx(b["value"], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(

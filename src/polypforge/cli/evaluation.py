@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from polypforge.cli.options import BatchSize, Device, JsonOut, Layout, Offline, SkipBad, emit
+from polypforge.cli.options import BatchSize, Device, Engine, JsonOut, Layout, Offline, SkipBad, Workers, emit
 
 
 def bench(
@@ -77,6 +77,8 @@ def evaluate(
     judge: Annotated[str, typer.Option(help="Segmenter that labels are compared with; '' for none.")] = "starter:window_segmenter",
     perceptual: Annotated[str, typer.Option(help="Network of LPIPS: vgg16:FILE for the published measure.")] = "random_vgg",
     split: Annotated[str, typer.Option(help="Compare with this split of the real cases alone.")] = "",
+    engine: Engine = "local",
+    workers: Workers = None,
     layout: Layout = "auto",
     device: Device = "auto",
     offline: Offline = False,
@@ -88,6 +90,6 @@ def evaluate(
 
     result = run(
         real, synthetic, out, extractors=extractor or DEFAULT_EXTRACTORS, judge=judge, perceptual=perceptual, split=split, layout=layout,
-        device=device, offline=offline,
+        engine=engine, workers=workers, device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, (Path(result["out"]) / "evaluation.md").read_text(encoding="utf-8").rstrip())

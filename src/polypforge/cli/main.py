@@ -14,6 +14,7 @@ from polypforge.cli.evaluation import bench, downstream, evaluate
 from polypforge.cli.options import (
     BatchSize,
     Device,
+    Engine,
     GateFile,
     JsonOut,
     Judges,
@@ -21,7 +22,9 @@ from polypforge.cli.options import (
     Offline,
     Seed,
     SkipBad,
+    Steps,
     Thresholds,
+    Workers,
     duration,
     emit,
     thresholds,
@@ -59,6 +62,7 @@ def expand(
         str | None, typer.Option(help="Kind of generator: forge (default), polyp_gen ... Without --model, it is trained on the data first.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = None,
+    steps: Steps = None,
     budget: Annotated[str | None, typer.Option(help="Fine-tune (or train) on the data for so long first (90s, 15m, 2h).")] = None,
     want: Annotated[
         str | None, typer.Option(help="Kinds of lesions to ask for: 'balance size', 'more small flat', or a CSV of quotas; see `plan`.")
@@ -79,7 +83,7 @@ def expand(
     from polypforge.workflows.expand import expand as run
 
     result = run(
-        data, out, num, recipe=recipe, model=model, budget_seconds=duration(budget), want=want, gates=gates,
+        data, out, num, recipe=recipe, model=model, steps=steps, budget_seconds=duration(budget), want=want, gates=gates,
         judges=judge or (), thresholds=thresholds(threshold), layout=layout, skip_bad=skip_bad,
         synthetic_only=synthetic_only, batch_size=batch_size, seed=seed, device=device, offline=offline,
     )  # fmt: skip
@@ -168,12 +172,13 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the cases. The same command finishes what is left.")],
     data: Annotated[Path, typer.Option(help="The frames to repaint.")],
     model: Annotated[str, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
+    steps: Steps = None,
     requests: Annotated[Path | None, typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
     num: Annotated[int | None, typer.Option(help="How many cases to plan when no requests are given.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
     batch_size: BatchSize = 8,
-    engine: Annotated[str, typer.Option(help="local, or ray: worker processes on a cluster (RAY_ADDRESS) or on this machine.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Workers of --engine ray; default: one for each GPU, or for each core.")] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -185,10 +190,11 @@ def generate(
     from polypforge.workflows.generate import generate_cases as run
 
     result = run(
-        data, out, model=model, requests_file=requests, num=num, shard=shard, batch_size=batch_size, engine=engine, workers=workers,
-        layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
+        data, out, model=model, steps=steps, requests_file=requests, num=num, shard=shard, batch_size=batch_size, engine=engine,
+        workers=workers, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
     )  # fmt: skip
-    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}")
+    held = " + ".join(f"{size} GB" for size in result["peak_memory_gb"].values())
+    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}; most memory held: {held}")
 
 
 @app.command()

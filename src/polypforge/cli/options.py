@@ -16,11 +16,14 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never touch the networ
 JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave files out that can't be used, instead of stopping.")]
 BatchSize = Annotated[int, typer.Option(help="Images that the networks see at once.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the sampler in place of the recipe's own: fewer are faster; docs/forge.md.")]
 GateFile = Annotated[str, typer.Option(help="Gates: starter, boxes, or a YAML file; docs/gates.md.")]
 Judges = Annotated[
     list[str] | None, typer.Option(help="A judge in place of the file's: run, folder, hub id, starter:NAME; may be repeated.")
 ]
 Thresholds = Annotated[list[str] | None, typer.Option(help="Another threshold for one gate: label_agreement=0.8; may be repeated.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: worker processes on a cluster (RAY_ADDRESS) or on this machine.")]
+Workers = Annotated[int | None, typer.Option(help="Workers of --engine ray; default: one for each GPU, or for each core.")]
 Layout = Annotated[str, typer.Option(help="Layout of the data; `polypforge data import --help` lists them.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

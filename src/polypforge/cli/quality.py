@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from polypforge.cli.options import Device, GateFile, JsonOut, Judges, Layout, Offline, SkipBad, Thresholds, emit, thresholds
+from polypforge.cli.options import (
+    Device,
+    Engine,
+    GateFile,
+    JsonOut,
+    Judges,
+    Layout,
+    Offline,
+    SkipBad,
+    Thresholds,
+    Workers,
+    emit,
+    thresholds,
+)
 
 
 def gate(
@@ -22,6 +35,8 @@ def gate(
     explain: Annotated[list[str] | None, typer.Option(help="Draw a figure of this case (an id), or of `all` rejected ones.")] = None,
     refine: Annotated[bool, typer.Option("--refine", help="Also write labels moved to where all judges see the boundary.")] = False,
     soft_labels: Annotated[bool, typer.Option("--soft-labels", help="Also write lesion probabilities.")] = False,
+    engine: Engine = "local",
+    workers: Workers = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -36,7 +51,8 @@ def gate(
 
     result = run(
         folder, data=data, gates=gates, judges=judge or (), detectors=detector or (), thresholds=thresholds(threshold),
-        explain=explain or (), refine=refine, soft_labels=soft_labels, layout=layout, skip_bad=skip_bad, device=device, offline=offline,
+        explain=explain or (), refine=refine, soft_labels=soft_labels, layout=layout, skip_bad=skip_bad, engine=engine, workers=workers,
+        device=device, offline=offline,
     )  # fmt: skip
     emit(result, as_json, _gate_text(result))
 

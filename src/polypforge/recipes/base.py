@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,7 +50,17 @@ class Recipe(Trainable):
     needs: ClassVar[frozenset[str]]
     removes: ClassVar[bool] = False
     copies: ClassVar[bool] = False
+    steps_setting: ClassVar[str] = "steps"  # of its config: how many steps its sampler takes
     capacity: int | None = None
+
+    def set_steps(self, steps: int) -> None:
+        """Sample in so many steps from now on. Raises UserError for a recipe that samples in none, and for a number that it can't take."""
+        if not hasattr(self.config, self.steps_setting):
+            raise UserError(f"{self.name} draws without a sampler: leave --steps out.")
+        try:
+            self.config = replace(self.config, **{self.steps_setting: steps})
+        except ValueError as error:
+            raise UserError(f"--steps {steps}: {error}.") from None
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> list[Case]:

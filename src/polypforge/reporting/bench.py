@@ -35,8 +35,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     for curve in result["growth"]:
         lines += ["", f"| {curve['axis']} | {' | '.join(str(x) for x in curve['x'])} |", "|---" * (len(curve["x"]) + 1) + "|"]
         lines.append(f"| {curve['title']} | {' | '.join(f'{np.median(s):.3g}' for s in curve['seconds'])} |")
+    held = ", ".join(f"{size} GB ({where})" for where, size in machine["peak_memory_gb"].items())
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    return "\n".join([*lines, "", f"Most memory held: {machine['peak_memory_gb']} GB. {versions}.", ""])
+    return "\n".join([*lines, "", f"Most memory held: {held}. {versions}.", ""])
 
 
 def growth_figure(path: Path, curves: Sequence[Mapping[str, Any]]) -> None:

@@ -7,20 +7,42 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from polypforge.core.errors import UserError
 
+ENGINES = ("local", "ray")
 RETRIES = 3  # a shard that has killed so many workers is at fault itself
 PATIENCE_S = 300  # for the first worker to start, on a cluster that others use, too
+
+LATE_S = 90  # for what other machines wrote to be seen here
 
 
 class Worker(Protocol):
     """Made once in each process, from arguments that can be pickled and from `device`, "cuda" or "cpu"."""
 
     def run(self, shard: Any) -> Any: ...
+
+
+def refuse_engine(engine: str, workers: int | None) -> None:
+    """Raises UserError for an unknown engine, and for workers that nothing asked for."""
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: choose {' or '.join(ENGINES)}.")
+    if workers is not None and (engine == "local" or workers < 1):
+        raise UserError("--workers is a number from 1 on and belongs to --engine ray.")
+
+
+def wait_until_seen(missing: Callable[[], int], what: str, folder: Path) -> None:
+    """Until nothing that workers wrote is missing any more: shared disks take their time. Raises UserError after LATE_S."""
+    until = time.monotonic() + LATE_S
+    while count := missing():
+        if time.monotonic() > until:
+            raise UserError(f"{count} {what} that workers wrote can't be seen in {folder}: repeat the command.")
+        time.sleep(1)
 
 
 def on_cluster(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from polypforge.features.vit import ClipEncoder
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.judges import load_judge
 from polypforge.reporting.evaluation import markdown
+from polypforge.workflows.cluster import on_cluster, refuse_engine
 from polypforge.workflows.device import device_of
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.pictures import KINDS, LESION_PX, Pictures, lesion_picture, read_pictures, sampled
+from polypforge.workflows.pictures import KINDS, LESION_PX, PictureReader, Pictures, Spread, lesion_picture, read_pictures, sampled
 from polypforge.workflows.run_folder import versions
 
 DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
@@ -58,6 +60,8 @@ def evaluate(
     perceptual: str = "random_vgg",
     split: str = "",
     layout: str = "auto",
+    engine: str = "local",
+    workers: int | None = None,
     device: str = "auto",
     offline: bool = False,
 ) -> dict[str, Any]:
@@ -65,8 +69,9 @@ def evaluate(
 
     extractors: see `features.load_encoder`. judge: the segmenter that labels are compared with; best one that the generator's gates did
     not use. perceptual: network of LPIPS: vgg16:FILE for the published measure. split: compare with this split of the real set alone.
-    Raises UserError.
+    engine: "local", or "ray" for features from `workers` processes on a cluster. Raises UserError.
     """
+    refuse_engine(engine, workers)
     real, synthetic, out = Path(real), Path(synthetic), Path(out)
     set_offline(offline)
     device = device_of(device)
@@ -77,7 +82,13 @@ def evaluate(
     look = open_encoder(perceptual, device)
     console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
     names = ("real", "synthetic")
-    pictures = [read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device) for w, s in zip(names, sets, strict=True)]
+    networks = tuple(extractors), judge, offline
+    spread: Spread | None = None
+    if engine == "ray":
+        spread = lambda folder, todo: on_cluster(picture_worker, (*networks, folder.resolve()), todo, workers, device)  # noqa: E731
+    pictures = [
+        read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device, spread) for w, s in zip(names, sets, strict=True)
+    ]
     figures = [f for kind in KINDS for e in encoders for f in _of_features(pictures, e, kind)]
     pixels = [_pixels(s) for s in sets]
     figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
@@ -93,6 +104,15 @@ def evaluate(
     write_json(out / "evaluation.json", result)
     write_text(out / "evaluation.md", markdown(result))
     return result
+
+
+def picture_worker(extractors: Sequence[str], judge: str, offline: bool, folder: Path, device: str) -> PictureReader:
+    """A worker of a cluster: it opens the networks for itself. Raises UserError when it doesn't see the common folder."""
+    if not folder.parent.is_dir():
+        raise UserError(f"the worker on {platform.node()} doesn't see {folder.parent}: put the output on storage that all machines share.")
+    set_offline(offline)
+    seer = load_judge(locate(judge)).to(device) if judge else None
+    return PictureReader([open_encoder(name, device) for name in extractors], seer, folder, device)
 
 
 def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[Source, Source]:

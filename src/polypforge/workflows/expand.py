@@ -23,13 +23,13 @@ from polypforge.models.locate import set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
 from polypforge.quality.gates.settings import read_gates
-from polypforge.recipes import Recipe, load_recipe, recipe_class
+from polypforge.recipes import Recipe, recipe_class
 from polypforge.workflows.cost import seconds_per_case
 from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
-from polypforge.workflows.generator import generator_source, train_here
+from polypforge.workflows.generator import generator_source, opened_recipe, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
@@ -62,6 +62,7 @@ def expand(
     *,
     recipe: str | None = None,
     model: str | None = None,
+    steps: int | None = None,
     gates: str | Path = "starter",
     judges: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -79,7 +80,8 @@ def expand(
 
     recipe, model: which generator; without a model, the starter weights of the recipe (default: forge), or, where none are shipped, a
     model that is trained on the data first, from the recipe's starter configuration. budget_seconds: how long to fine-tune a given
-    model, or to train a new one. gates: "starter" or a YAML file of gates; judges: models in place of those it names; thresholds: by gate.
+    model, or to train a new one. steps: of the sampler, in place of the recipe's own.
+    gates: "starter" or a YAML file of gates; judges: models in place of those it names; thresholds: by gate.
     want: kinds of lesions to ask for, see `proposals.wishes.quotas`. The same call again resumes. Raises
     UserError for anything the caller can mend.
     """
@@ -108,6 +110,8 @@ def expand(
         "skip_bad": skip_bad,
         "synthetic_only": synthetic_only,
     }
+    if steps is not None:
+        settings["steps"] = steps
     refuse_nesting(data, out)
     work = out / "work"
     cache = work / "check.json"
@@ -123,12 +127,12 @@ def expand(
         model = f"{source.recipe}, trained on the data"
         folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device, offline)
         budget_seconds = None
-    generator = load_recipe(folder).to(device_of(device))
+    generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
     _state_cost(generator, planner, load, num, opened, budget_seconds)
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
-        generator = load_recipe(folder).to(device_of(device))
+        generator = opened_recipe(folder, steps, device_of(device))
         model = f"{model}, fine-tuned for {budget_seconds:g} s"
 
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,11 @@ from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore, read_requests
 from polypforge.models.locate import set_offline
 from polypforge.quality.gates import Subject, Verdict
-from polypforge.quality.gates.settings import read_gates
+from polypforge.quality.gates.settings import GateSettings, read_gates
 from polypforge.quality.refinement import judged_chance, refined_label, soft_label
 from polypforge.reporting.gate_figure import ScoreLine, gate_figure
-from polypforge.workflows.gating import BATCH, Gating, gates_for
+from polypforge.workflows.cluster import on_cluster, refuse_engine
+from polypforge.workflows.gating import BATCH, Gating, Look, Scored, gates_for
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.realism import realism
 from polypforge.workflows.run_folder import RUN_FILE
@@ -48,6 +50,8 @@ def gate_folder(
     soft_labels: bool = False,
     layout: str = "auto",
     skip_bad: bool = False,
+    engine: str = "local",
+    workers: int | None = None,
     device: str = "auto",
     offline: bool = False,
 ) -> dict[str, Any]:
@@ -56,8 +60,10 @@ def gate_folder(
     data: the real cases, for thresholds and comparison; by default those that `generate` worked on, when they are still there.
     explain: ids of cases to draw a figure of, or "all" rejected ones. refine, soft_labels: write masks moved to where all judges agree,
     and probabilities, beside the labels. Run again with other thresholds, it starts from all cases again: nothing is deleted, and scores
-    that are known are not computed again. Raises UserError.
+    that are known are not computed again. engine: "local", or "ray" for `workers` processes on a cluster; the scores are the same.
+    Raises UserError.
     """
+    refuse_engine(engine, workers)
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
     set_offline(offline)
@@ -80,7 +86,9 @@ def gate_folder(
     columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("judge", total=len(requests))
-        verdicts = gating.judge(requests, store, log, lambda n: bar.advance(task, n))
+        judging = GateWorker, (gating.settings, gating.weights, opened, folder.resolve(), offline)
+        spread = (lambda looks: on_cluster(*judging, looks, workers, device)) if engine == "ray" else None
+        verdicts = gating.judge(requests, store, log, lambda n: bar.advance(task, n), spread)
     write_jsonl(folder / "gate.jsonl", (verdicts[r.id].to_json() for r in requests))
     kept = [r for r in requests if verdicts[r.id].kept]
     judged = {"models": gating.weights, "thresholds": {k: round(v, 4) for k, v in gating.keeper.thresholds.items()}}
@@ -105,6 +113,25 @@ def gate_folder(
     }
     write_json(folder / "gates" / "summary.json", result)
     return result
+
+
+class GateWorker:
+    """A worker of a cluster: it keeps judges, and once they are asked for the real lesions, and scores one batch of cases after another."""
+
+    def __init__(
+        self, settings: GateSettings, weights: Mapping[str, str], opened: Opened | None, folder: Path, offline: bool, device: str
+    ) -> None:
+        where = f"the worker on {platform.node()}"
+        if not (folder / "requests.jsonl").is_file():
+            raise UserError(f"{where} doesn't see {folder}: put the cases on storage that all machines share.")
+        self.gating, self.store = Gating(settings, device, offline), CaseStore(folder)
+        if self.gating.weights != weights:
+            raise UserError(f"{where} finds other judges than this machine: put the same weights there, or on storage that all share.")
+        if opened is not None:
+            self.gating.compare_with(opened, opened.loader())
+
+    def run(self, look: Look) -> list[Scored]:
+        return self.gating.look(look, self.store)
 
 
 def _real_data(folder: Path, data: Path | None, layout: str, skip_bad: bool) -> Opened | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from polypforge.core.console import console
 from polypforge.core.intervals import wilson_interval
@@ -29,6 +32,8 @@ from polypforge.workflows.each import each
 from polypforge.workflows.opened import Opened
 
 BATCH = 32
+FEW = 4  # for gates that take long for each case
+SAVE_EVERY = 16  # batches
 MOST_REAL = 300  # real lesions from which thresholds are taken
 MOST_HELD = 100  # held-out ones that are put to the test
 
@@ -49,6 +54,18 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Cases that are scored at once, and by which gates."""
+
+    requests: Sequence[Request]
+    names: frozenset[str]
+
+
+Scored = tuple[str, Scores, NDArray[np.float32] | None]  # a case's id, its scores, how its lesion looks
+Spread = Callable[[Sequence[Look]], Iterable[list[Scored]]]  # looks in any order
 
 
 class Gating:
@@ -83,9 +100,7 @@ class Gating:
 
         None when the data shows no lesion. Scores are kept in `folder`.
         """
-        if any(r.gate.needs == "training" for r in self.settings.gates):
-            self._training_state = opened.state
-            self._build_training = partial(self._remember, opened, load)
+        self.compare_with(opened, load)
         log = self.log(folder / opened.state[:12])
         chosen = {split: _sample(opened, split, most) for split, most in (("train", MOST_REAL), ("val", MOST_HELD))}
         rows = {split: self._real_scores(names, load, log) for split, names in chosen.items()}
@@ -112,6 +127,17 @@ class Gating:
             len(verdicts) - failed.get("label_agreement", 0),
             len(rows["train"]),
         )
+
+    def compare_with(self, opened: Opened, load: LoadBackground) -> None:
+        """The real lesions that must not be copied; looked at when the first case is compared with them."""
+        if self._slow:
+            self._training_state = opened.state
+            self._build_training = partial(self._remember, opened, load)
+
+    @property
+    def _slow(self) -> set[str]:
+        """Gates that only cases that passed the others are asked about."""
+        return {r.name for r in self.settings.gates if r.gate.needs == "training"}
 
     def _remember(self, opened: Opened, load: LoadBackground) -> None:
         """Look at every real lesion once, so that copies of them are known."""
@@ -141,41 +167,68 @@ class Gating:
         return found
 
     def judge(
-        self, requests: Sequence[Request], store: CaseStore, log: ScoreLog, advance: Callable[[int], None] | None = None
+        self,
+        requests: Sequence[Request],
+        store: CaseStore,
+        log: ScoreLog,
+        advance: Callable[[int], None] | None = None,
+        spread: Spread | None = None,
     ) -> dict[str, Verdict]:
-        """A verdict for each request, parents first; only what `log` doesn't know is computed. The log is saved every few batches."""
-        slow = {r.name for r in self.settings.gates if r.gate.needs == "training"}
-        for start in range(0, len(requests), BATCH):
-            part = [r for r in requests[start : start + BATCH] if log.missing(r.id) - slow]
-            subjects = [Subject.synthetic(store.load(r.id), r) for r in part]
-            names = {n for r in part for n in log.missing(r.id)} - slow
-            for subject, scores in zip(subjects, self.keeper.scores(subjects, names) if part else [], strict=True):
-                seen = subject.lesion.any() and not subject.removed
-                log.add(subject.id, scores, descriptor(subject.case.image, subject.lesion) if seen else None)
-            if part and start % (16 * BATCH) == 0:
-                log.save()
-            if advance:
-                advance(min(BATCH, len(requests) - start))
-        self._compare_with_training(requests, store, log, slow)
-        log.save()
+        """A verdict for each request, parents first; only what `log` doesn't know is computed. The log is saved every few batches.
+
+        spread: who looks, by default this process.
+        """
+        slow = self._slow
+        fast = {r.id: log.missing(r.id) - slow for r in requests}
+        self._score(requests, fast, BATCH, log, spread or partial(map, partial(self.look, store=store)), advance)
+        if self._build_training is not None:
+            rest = {r.id: log.missing(r.id) & slow for r in requests if self.keeper.decide(r.id, log.scores(r.id)).kept}
+            self._score([r for r in requests if r.id in rest], rest, FEW, log, spread or partial(self._side_by_side, store))
         verdicts = {r.id: self.keeper.decide(r.id, log.scores(r.id)) for r in requests}
         spoil_children(requests, verdicts)
         self.drop_repeats(requests, verdicts, log)
         return verdicts
 
-    def _compare_with_training(self, requests: Sequence[Request], store: CaseStore, log: ScoreLog, slow: set[str]) -> None:
-        """The slow gates, of cases that passed the others."""
-        open_ = [r for r in requests if log.missing(r.id) & slow and self.keeper.decide(r.id, log.scores(r.id)).kept]
-        if not open_ or self._build_training is None:
-            return
-        if self.keeper.training is None:
+    def look(self, look: Look, store: CaseStore) -> list[Scored]:
+        """Score a batch of stored cases."""
+        if look.names & self._slow and self._build_training is not None and self.keeper.training is None:
             self._build_training()
-        for start in range(0, len(open_), BATCH):
-            part = open_[start : start + BATCH]
-            look = lambda r: self.keeper.scores([Subject.synthetic(store.load(r.id), r)], slow)[0]  # noqa: E731
-            for request, scores in zip(part, each("comparing with real lesions", look, part), strict=True):
-                log.add(request.id, scores)
-            log.save()
+        subjects = [Subject.synthetic(store.load(r.id), r) for r in look.requests]
+        scored: list[Scored] = []
+        for subject, scores in zip(subjects, self.keeper.scores(subjects, look.names), strict=True):
+            shown = subject.lesion.any() and not subject.removed
+            scored.append((subject.id, scores, descriptor(subject.case.image, subject.lesion) if shown else None))
+        return scored
+
+    def _side_by_side(self, store: CaseStore, looks: Sequence[Look]) -> list[list[Scored]]:
+        """In threads: comparing with real lesions is OpenCV's work."""
+        if self._build_training is not None and self.keeper.training is None:
+            self._build_training()
+        return each("comparing with real lesions", partial(self.look, store=store), looks)
+
+    def _score(
+        self,
+        requests: Sequence[Request],
+        missing: Mapping[str, set[str]],
+        size: int,
+        log: ScoreLog,
+        spread: Spread,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        """Have all requests looked at that lack a score, `size` at once."""
+        open_ = [r for r in requests if missing[r.id]]
+        if advance:
+            advance(len(requests) - len(open_))
+        parts = [open_[k : k + size] for k in range(0, len(open_), size)]
+        looks = [Look(part, frozenset(n for r in part for n in missing[r.id])) for part in parts]
+        for number, scored in enumerate(spread(looks) if looks else (), 1):
+            for id, scores, view in scored:
+                log.add(id, scores, view)
+            if number % SAVE_EVERY == 0:
+                log.save()
+            if advance:
+                advance(len(scored))
+        log.save()
 
     def drop_repeats(self, requests: Sequence[Request], verdicts: dict[str, Verdict], log: ScoreLog) -> None:
         """Of kept lesions that look alike the first stays."""

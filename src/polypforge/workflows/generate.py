@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,15 @@ from polypforge.generation.runner import generate, refuse_unfit
 from polypforge.generation.shards import shards_of
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
-from polypforge.recipes import load_recipe
-from polypforge.workflows.cluster import on_cluster
+from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_seen
+from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of
+from polypforge.workflows.generator import opened_recipe
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
 
-ENGINES = ("local", "ray")
 SHARD_BATCHES = 2  # batches in a shard: short, so that workers end together
-LATE_S = 90
 
 
 def generate_cases(
@@ -34,6 +32,7 @@ def generate_cases(
     out: Path,
     *,
     model: str = "starter:forge",
+    steps: int | None = None,
     requests_file: Path | None = None,
     num: int | None = None,
     shard: str = "1/1",
@@ -48,12 +47,10 @@ def generate_cases(
 ) -> dict[str, Any]:
     """Make the requests of a file, or `num` planned ones, into `out`; returns how many were made and how many are there.
 
+    steps: of the sampler, in place of the recipe's own.
     engine: "local", or "ray" for `workers` processes on a cluster (default: one for each GPU, or for each core). The cases are the same.
     """
-    if engine not in ENGINES:
-        raise UserError(f"--engine {engine}: choose {' or '.join(ENGINES)}.")
-    if workers is not None and (engine == "local" or workers < 1):
-        raise UserError("--workers is a number from 1 on and belongs to --engine ray.")
+    refuse_engine(engine, workers)
     if (requests_file is None) == (num is None):
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
@@ -68,6 +65,8 @@ def generate_cases(
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
         "requests": str(requests_file.resolve()) if requests_file else None,
     }  # fmt: skip
+    if steps is not None:
+        settings["steps"] = steps
     refuse_nesting(data, out)
     cache = out / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
@@ -80,7 +79,7 @@ def generate_cases(
             )
     claim(out, "generate", settings)
     keep_report(opened, cache)
-    recipe = load_recipe(folder).to(device_of(device) if engine == "local" else "cpu")
+    recipe = opened_recipe(folder, steps, device_of(device) if engine == "local" else "cpu")
     if not requests:
         planner = make_planner(opened, load, seed, recipe)
         requests = [r for i in range(num or 0) for r in planner.requests(i)]
@@ -93,7 +92,7 @@ def generate_cases(
         "weights": settings["weights"],
         "data": fingerprint_of(opened.source),
         "versions": versions(),
-    }
+    } | ({"steps": steps} if steps is not None else {})
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
@@ -108,10 +107,11 @@ def generate_cases(
             for count in on_cluster(CaseMaker, maker, shards, workers, device):
                 bar.advance(task, count)
                 made += count
-            _wait_for(store, {r.id for r in requests})
+            wait_until_seen(lambda: len({r.id for r in requests} - store.done()), "cases", out)
     verdicts = out / "gate.jsonl"  # cases that were rejected stay so
     rejected = {row["id"] for row in read_jsonl(verdicts) if not row["kept"]} if verdicts.exists() else set()
-    return {"made": made, "cases": store.finish([r for r in requests if r.id not in rejected]), "out": str(out)}
+    cases = store.finish([r for r in requests if r.id not in rejected])
+    return {"made": made, "cases": cases, "out": str(out), "peak_memory_gb": peak_memory_gb()}
 
 
 class CaseMaker:
@@ -125,21 +125,13 @@ class CaseMaker:
             raise UserError(f"{where} doesn't see {out}: put the output on storage that all machines share.")
         if not folder.is_dir() or weights_hash(folder) != settings["weights"]:
             raise UserError(f"{where} finds other weights or none in {folder}: put them there, or on storage that all machines share.")
-        self.recipe, self.load, self.store = load_recipe(folder).to(device_of(device)), opened.loader(), CaseStore(out, shared=True)
+        self.recipe = opened_recipe(folder, settings.get("steps"), device_of(device))
+        self.load, self.store = opened.loader(), CaseStore(out, shared=True)
         self.provenance, self.batch_size = provenance, batch_size
 
     def run(self, shard: list[Request]) -> int:
         """Cases that this call made; those that an earlier worker finished before it died are left as they are."""
         return generate(self.recipe, shard, self.load, self.store, self.provenance, self.batch_size)
-
-
-def _wait_for(store: CaseStore, ids: set[str]) -> None:
-    """Until the cases that other machines wrote are seen here: shared disks take their time."""
-    until = time.monotonic() + LATE_S
-    while missing := ids - store.done():
-        if time.monotonic() > until:
-            raise UserError(f"{len(missing)} cases that workers wrote can't be seen in {store.folder}: repeat the command.")
-        time.sleep(1)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from polypforge.core.config import read_yaml
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.models.locate import STARTER, locate, starter_names
-from polypforge.recipes import recipe_class
+from polypforge.recipes import Recipe, load_recipe, recipe_class
 from polypforge.workflows.train import train
 from polypforge.workflows.trainables import shipped_config
 
@@ -49,6 +49,14 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
     if recipe is not None and found != recipe:
         raise UserError(f"{model} holds weights of {found}, not of {recipe}: leave --recipe out, or choose other weights.")
     return GeneratorSource(found, model, folder)
+
+
+def opened_recipe(folder: Path, steps: int | None, device: str) -> Recipe:
+    """The recipe of a folder, ready to draw in `steps` steps, or as many as it takes by itself."""
+    recipe = load_recipe(folder).to(device)
+    if steps is not None:
+        recipe.set_steps(steps)
+    return recipe
 
 
 def train_here(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from polypforge.evaluation.masks.shapes import boundary_sharpness, describe
 from polypforge.features import Encoder
 from polypforge.quality.audit.training import lesions_of
 from polypforge.quality.judges import Judge, agreement
+from polypforge.workflows.cluster import wait_until_seen
 from polypforge.workflows.drawn import drawn_lesions
 
 KINDS = ("frame", "lesion")
@@ -55,28 +56,61 @@ def lesion_picture(source: SourceCase, case: Case) -> tuple[Image, Mask] | None:
     return around_mask(parts[0], LESION_SCALE, LEAST_WINDOW_PX).crop(case.image, LESION_PX), parts[0]
 
 
+Chunk = tuple[int, Sequence[SourceCase]]  # its number, and its cases
+Spread = Callable[[Path, Sequence[Chunk]], Iterable[int]]  # reads chunks into a folder, in any order; gives their sizes
+
+
 def read_pictures(
-    what: str, cases: Sequence[SourceCase], encoders: Sequence[Encoder], judge: Judge | None, judge_version: str, cache: Path, device: str
+    what: str,
+    cases: Sequence[SourceCase],
+    encoders: Sequence[Encoder],
+    judge: Judge | None,
+    judge_version: str,
+    cache: Path,
+    device: str,
+    spread: Spread | None = None,
 ) -> Pictures:
-    """Features and measures of all cases, CASES_AT_ONCE in memory. What `cache` holds of the same files and networks is used again."""
+    """Features and measures of all cases, CASES_AT_ONCE in memory. What `cache` holds of the same files and networks is used again.
+
+    spread: who reads, by default this process.
+    """
     folder = cache / content_hash([[f"{e.name} {e.version}" for e in encoders], judge_version, state_of(cases)])
+    cache.mkdir(parents=True, exist_ok=True)
     chunks = [cases[i : i + CASES_AT_ONCE] for i in range(0, len(cases), CASES_AT_ONCE)]
     columns = (TextColumn(f"looking at {what} cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ThreadPoolExecutor(2) as pool, Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("look", total=len(cases))
-        for number, chunk in enumerate(chunks):
-            done = folder / f"{number:06d}.safetensors"
-            if not done.is_file():
-                loaded = list(pool.map(lambda c: c.load(), chunk))
-                found, rows = _look(chunk, loaded, encoders, judge, device)
-                write_jsonl(done.with_suffix(".jsonl"), rows)
-                with whole_file(done) as temporary:
-                    save_file(found, temporary)
-            bar.advance(task, len(chunk))
+    todo = [(k, chunk) for k, chunk in enumerate(chunks) if not _chunk_file(folder, k).is_file()]
+    reader = PictureReader(encoders, judge, folder, device)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("look", total=len(cases), completed=len(cases) - sum(len(c) for _, c in todo))
+        for count in spread(folder, todo) if spread and todo else map(reader.run, todo):
+            bar.advance(task, count)
+    wait_until_seen(lambda: sum(not _chunk_file(folder, k).is_file() for k in range(len(chunks))), "parts", folder)
     rows = [row for k in range(len(chunks)) for row in read_jsonl(folder / f"{k:06d}.jsonl")]
     return Pictures(
         cases, {(e.name, kind): _gathered(folder, len(chunks), k, kind) for k, e in enumerate(encoders) for kind in KINDS}, rows
     )
+
+
+class PictureReader:
+    """Reads one chunk of cases after another into `folder`."""
+
+    def __init__(self, encoders: Sequence[Encoder], judge: Judge | None, folder: Path, device: str) -> None:
+        self.encoders, self.judge, self.folder, self.device = encoders, judge, folder, device
+
+    def run(self, chunk: Chunk) -> int:
+        number, sources = chunk
+        with ThreadPoolExecutor(2) as pool:
+            loaded = list(pool.map(lambda c: c.load(), sources))
+        found, rows = _look(sources, loaded, self.encoders, self.judge, self.device)
+        done = _chunk_file(self.folder, number)
+        write_jsonl(done.with_suffix(".jsonl"), rows)
+        with whole_file(done) as temporary:
+            save_file(found, temporary)
+        return len(sources)
+
+
+def _chunk_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.safetensors"
 
 
 def _look(
@@ -112,7 +146,7 @@ def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.
     """All chunks of one encoder and kind in one file, mapped, not read."""
     target = folder / f"{encoder}-{kind}.npy"
     if not target.is_file():
-        chunk = [folder / f"{k:06d}.safetensors" for k in range(chunks)]
+        chunk = [_chunk_file(folder, k) for k in range(chunks)]
         shapes = [_shape(path, f"{encoder}.{kind}") for path in chunk]
         width = max((w for _, w in shapes), default=0)
         with whole_file(target) as temporary:

@@ -35,6 +35,7 @@ class Forge(Recipe):
     config_class: ClassVar[type] = ForgeConfig
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
     removes: ClassVar[bool] = True
+    steps_setting: ClassVar[str] = "base_steps"
     rate_factors: ClassVar[dict[str, float]] = {"critic": CRITIC_RATE}
 
     def __init__(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from types import EllipsisType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
+T = TypeVar("T")
 SURROUNDINGS_PX = 12  # of its window, that the detail stage sees around a region
 
 
@@ -65,8 +69,9 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job], drafts: Drafts | None = None) -> list[Case]:
     """One case a job. Each job has its own noise, so its result does not depend on the batch it runs in."""
     device = next(base.parameters()).device
-    views = [View.of(job, config.window_scale, config.min_window_px) for job in jobs]
-    image, region, field = (torch.stack(parts).to(device) for parts in zip(*(v.planes(config.detail_px) for v in views), strict=True))
+    views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
+    shown = _threads(partial(View.planes, size=config.detail_px), views)
+    image, region, field = (torch.stack(parts).to(device) for parts in zip(*shown, strict=True))
     if drafts:
         vector = drafts.vectors(jobs, views)
     else:
@@ -76,7 +81,13 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     seeds = [j.request.seed for j in jobs]
     with fast_inference(device):
         state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
-    return [finish(config, job, view, drawn) for job, view, drawn in zip(jobs, views, channels_last(state), strict=True)]
+    return _threads(partial(finish, config), jobs, views, channels_last(state))
+
+
+def _threads(function: Callable[..., T], *items: Sequence[Any] | NDArray) -> list[T]:
+    """`function` over parallel sequences, on as many threads as PyTorch has: OpenCV and numpy leave the others to work."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(function, *items))
 
 
 def request_vectors(jobs: Sequence[Job]) -> NDArray[np.float32]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +26,7 @@ from polypforge.workflows.bench.proposals import proposals
 from polypforge.workflows.bench.sampling import sampling, sampling_ddpm
 from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.bench.training import training
+from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import tflops_here
 from polypforge.workflows.each import shown
@@ -107,7 +106,7 @@ def _written(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if settings["device"].startswith("cuda") else None,
             "convolution_tflops": round(tflops_here(), 3),
-            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "peak_memory_gb": peak_memory_gb(),
         },
         "settings": settings,
         "versions": versions(),
@@ -118,9 +117,3 @@ def _written(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if result["growth"]:
         growth_figure(out / "growth.png", result["growth"])
     return result
-
-
-def peak_memory_gb() -> float:
-    """The most memory that this process has had resident so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)
