@@ -9,6 +9,7 @@ import torch
 
 from polypforge.core.errors import UserError
 from polypforge.data.folder import write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.phantom.render import render
 from polypforge.recipes import RECIPES, load_recipe
 from polypforge.workflows.expand import expand
@@ -108,6 +109,11 @@ def test_a_training_run_of_a_recipe_resumes_and_feeds_generate(data, tmp_path):
     assert (first["step"], more["step"]) == (2, 3)
     made = generate_cases(data, tmp_path / "made", model=str(run), num=2, device="cpu")
     assert made["cases"] == 2
+    fewer = {"model": str(run), "num": 2, "device": "cpu", "steps": 2}
+    assert generate_cases(data, tmp_path / "fewer", **fewer)["cases"] == 2
+    assert {c.provenance["steps"] for c in open_source(tmp_path / "fewer")} == {2}
+    with pytest.raises(UserError, match="steps = 2"):
+        generate_cases(data, tmp_path / "fewer", **fewer | {"steps": 3})
 
 
 def test_training_sets_out_from_given_weights(data, tiny_forge, tmp_path):

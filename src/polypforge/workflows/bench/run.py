@@ -78,7 +78,9 @@ def bench(
                 rows = list(growth(setting)) if name == GROWTH else _timed(CONTESTS[name](setting), rounds)
             except ImportError as error:
                 if names or name not in OPTIONAL:
-                    raise UserError(f"the contest {name} needs '{error.name}': pip install it, or leave the contest out.") from None
+                    raise UserError(
+                        f"the contest {name} needs '{error.name}': pip install 'polypforge[bench]', or leave the contest out."
+                    ) from None
                 console.print(f"Leaving out {name}: it needs '{error.name}', which isn't installed.")
                 continue
             write_json(path, rows)
