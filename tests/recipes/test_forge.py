@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
@@ -16,6 +18,7 @@ from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge import networks, sampling
+from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
 from polypforge.recipes.forge.grain import with_grain
@@ -232,6 +235,26 @@ def test_drafts_are_redrawn_alike_again_and_need_a_lesion(tiny_forge, frame):
         tiny_forge.redraw([job(frame)], [Case("d", frame.image, np.zeros(frame.size, bool))], 0.5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 150), st.integers(0, 150), st.integers(3, 160), st.integers(3, 160), st.sampled_from([1.0, 1.3, 1.75, 3.0]))
+def test_the_detail_stage_sees_every_region_whole(x, y, width, height, scale):
+    """Also at the frame's edges, and where a window has its least side."""
+    config = replace(ForgeConfig(), window_scale=scale)
+    case = Case("a", np.full((160, 160, 3), 120, np.uint8), np.zeros((160, 160), bool))
+    corners = ((x, y), (min(159, x + width), y), (min(159, x + width), min(159, y + height)), (x, min(159, y + height)))
+    _, region, _ = View.of(job(case, region=corners), scale, config.min_window_px).planes(config.detail_px)
+    inside = torch.zeros_like(region)
+    inside[sampling._middle(config)] = 1
+    assert not (region * (1 - inside)).any() and (scale == 1 or inside.mean() < 1)
+
+
+def test_weights_with_a_head_that_is_gone_are_refused(tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path)
+    (tmp_path / "detail_head").mkdir()
+    with pytest.raises((UserError, ValueError), match="a head that forge no longer has"):
+        load_recipe(tmp_path)
+
+
 def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
     seen = []
     hook = tiny_forge.base.register_forward_hook(lambda *_: seen.append(1))
@@ -241,9 +264,9 @@ def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
         tiny_forge.generate([job(frame)])
         assert len(seen) == steps
     hook.remove()
-    with pytest.raises(UserError, match="--steps 0: base_steps is at least 1"):
+    with pytest.raises(UserError, match="--steps 0: a sampler takes at least one"):
         tiny_forge.set_steps(0)
-    with pytest.raises(UserError, match="without a sampler"):
+    with pytest.raises(UserError, match="no number of steps"):
         Graft(GraftConfig()).set_steps(4)
 
 

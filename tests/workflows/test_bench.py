@@ -62,7 +62,9 @@ def test_the_plain_training_loop_learns(polyps, tmp_path):
     model = Forge(TINY)
     wake(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    plain_training(model, read_data_set(tmp_path / "data"), tmp_path / "plain.pt", TrainingConfig(max_steps=2, batch_size=4))
+    plain_training(
+        model, model.prepare(polyps[:4]), read_data_set(tmp_path / "data"), tmp_path / "plain.pt", TrainingConfig(max_steps=2, batch_size=4)
+    )
     assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items()) and (tmp_path / "plain.pt").stat().st_size > 1000
 
 
@@ -84,7 +86,7 @@ def test_every_contest_runs_and_an_interrupted_bench_goes_on(tmp_path, monkeypat
     assert {r["contest"] for r in result["rows"]} == set(CONTESTS) and len(result["growth"]) == 4
     assert (tmp_path / "b" / "contests" / "loading.json").read_bytes() == kept
     for row in result["rows"]:
-        assert row["seconds"] > 0 and ("ratio" not in row or row["interval"][0] <= row["ratio"] * 1.001)
+        assert row["seconds"] > 0 and ("ratio" not in row or row["interval"][0] <= row["ratio"] <= row["interval"][1])
     text = (tmp_path / "b" / "bench.md").read_text()
     assert all(row["side"] in text for row in result["rows"]) and (tmp_path / "b" / "growth.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "b" / "bench.json").read_text())["rows"] == result["rows"]

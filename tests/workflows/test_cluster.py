@@ -23,7 +23,7 @@ from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.workflows import cluster as cluster_module
 from polypforge.workflows.cluster import on_cluster
-from polypforge.workflows.evaluate import evaluate
+from polypforge.workflows.evaluate import evaluate, picture_worker
 from polypforge.workflows.gate import GateWorker, gate_folder
 from polypforge.workflows.generate import generate_cases
 from tests.conftest import TINY, wake
@@ -171,7 +171,7 @@ def test_a_cluster_judges_as_one_machine_does(setting, tiny_segmenter, tmp_path,
     for id, row in rows[0].items():
         scores = [{k: v for k, v in r["scores"].items() if v is not None} for r in (row, rows[1][id])]
         assert scores[0].keys() == scores[1].keys() and scores[0] == pytest.approx(scores[1], rel=0.02, abs=0.02)
-    monkeypatch.setattr(GateWorker, "run", lambda *_: pytest.fail("known scores are not computed again"))
+    monkeypatch.setattr("polypforge.workflows.gate.on_cluster", lambda *_: pytest.fail("known scores are not computed again"))
     assert gate_folder(tmp_path / "many", **options, engine="ray", workers=2)["kept"] == there["kept"]
 
 
@@ -183,6 +183,15 @@ def test_a_gate_worker_with_other_judges_is_refused(setting, tiny_segmenter, tmp
         list(on_cluster(GateWorker, (settings, {str(tmp_path / "judge"): "another"}, None, root / "local", True), [0], 1))
     with pytest.raises(UserError, match="doesn't see"):
         list(on_cluster(GateWorker, (settings, {}, None, tmp_path / "nowhere", True), [0], 1))
+
+
+def test_a_worker_with_other_extractors_is_refused_and_works_where_the_command_does(setting, tmp_path, monkeypatch):
+    root, _ = setting
+    monkeypatch.chdir(root)  # "model" is a folder here
+    (tmp_path / "features").mkdir()
+    networks = ["denoiser:model"], "", ["denoiser:model 0", ""], True
+    with pytest.raises(UserError, match="finds other networks"):
+        list(on_cluster(picture_worker, (*networks, tmp_path / "features" / "x"), [0], 1))
 
 
 def test_a_cluster_measures_as_one_machine_does(setting, phantoms, tmp_path, monkeypatch):

@@ -75,11 +75,12 @@ def test_cases_with_boxes_alone_beside_masks_are_null_in_parquet_and_refused_in_
 def test_classes_are_columns_and_an_absent_class_is_empty(tmp_path, phantoms, kind):
     cup = phantoms[1].mask & (np.arange(160) < 80)
     both = replace(phantoms[1], classes={"disc": phantoms[1].mask, "cup": cup})
-    write_data_set(tmp_path / "set", [both, replace(phantoms[0], mask=None, boxes=(), label=NORMAL)])
+    without, black = replace(phantoms[0], mask=None, boxes=(), label=NORMAL), np.zeros((160, 160), bool)
+    write_data_set(tmp_path / "set", [both, without, replace(without, name="black", mask=black)])
     pack_data(tmp_path / "set", tmp_path / "packed", kind)
     rows = load_dataset(str(tmp_path / "packed"), split="train", cache_dir=str(tmp_path / "cache"))
     name = "mask_cup.png" if kind == "webdataset" else "mask_cup"
-    assert [(np.asarray(r[name]) > 0).sum() for r in rows] == [cup.sum(), 0]
+    assert [(np.asarray(r[name]) > 0).sum() for r in rows] == [cup.sum(), 0, 0]
 
 
 def test_a_new_split_needs_a_new_folder_and_unsplit_cases_stay_out(folder, tmp_path):

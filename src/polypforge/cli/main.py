@@ -193,8 +193,8 @@ def generate(
         data, out, model=model, steps=steps, requests_file=requests, num=num, shard=shard, batch_size=batch_size, engine=engine,
         workers=workers, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
     )  # fmt: skip
-    held = " + ".join(f"{size} GB" for size in result["peak_memory_gb"].values())
-    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}; most memory held: {held}")
+    held = ", ".join(f"{where} {size} GB" for where, size in result["peak_memory_gb"].items())
+    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}; most memory held by this process: {held or 'unknown'}")
 
 
 @app.command()

@@ -97,7 +97,7 @@ def _masks(entry: SourceCase, case: Case, columns: Sequence[str]) -> dict[str, b
     by_class = entry.read_masks() if entry.read_masks is not None and len(columns) > 1 else {}
     nothing = np.zeros(case.size, bool)
     known = case.mask is not None or case.label == NORMAL
-    classified = known and ANY_CLASS not in by_class
+    classified = known and (case.label == NORMAL or ANY_CLASS not in by_class)
     found: dict[str, bytes | None] = {}
     for name in columns:
         if name == "mask":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,11 +54,18 @@ class Recipe(Trainable):
     capacity: int | None = None
 
     def set_steps(self, steps: int) -> None:
-        """Sample in so many steps from now on. Raises UserError for a recipe that samples in none, and for a number that it can't take."""
-        if not hasattr(self.config, self.steps_setting):
-            raise UserError(f"{self.name} draws without a sampler: leave --steps out.")
+        """Sample in so many steps from now on. Raises UserError as `with_steps` does."""
+        self.config = self.with_steps(self.config, steps)
+
+    @classmethod
+    def with_steps(cls, config: Any, steps: int) -> Any:
+        """The configuration with so many steps. Raises UserError for a recipe without a number of them, and for one it can't take."""
+        if cls.steps_setting not in {f.name for f in fields(cls.config_class)}:
+            raise UserError(f"{cls.name} has no number of steps to set: leave --steps out.")
         try:
-            self.config = replace(self.config, **{self.steps_setting: steps})
+            if steps < 1:
+                raise ValueError("a sampler takes at least one")
+            return replace(config, **{cls.steps_setting: steps})
         except ValueError as error:
             raise UserError(f"--steps {steps}: {error}.") from None
 

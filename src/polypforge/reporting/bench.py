@@ -16,26 +16,26 @@ from polypforge.reporting.experiment import COLOURS
 
 def markdown(result: Mapping[str, Any]) -> str:
     """One table; a ratio says how many times as long the alternative takes as ours, in the same process."""
-    machine, settings = result["machine"], result["settings"]
-    where = machine["gpu"] or f"{machine['cores']} cores, {machine['threads']} threads"
+    settings, speed = result["settings"], result["convolution_tflops"]
+    where = f"{settings['device']}, {settings['cores']} cores, {settings['threads']} threads"
     lines = [
         "# Ours against the usual alternative",
         "",
-        f"{where}; a 3x3 convolution reaches {machine['convolution_tflops']} TFLOP/s here; {settings['rounds']} rounds, in turns.",
+        f"{where}; a 3x3 convolution reaches {speed} TFLOP/s here; {settings['rounds']} rounds, in turns.",
         "",
         "| one item | by | seconds | times ours (95 %) | TFLOP/s |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in result["rows"]:
         ratio = "{:.2f} ({:.2f} to {:.2f})".format(row["ratio"], *row["interval"]) if "ratio" in row else "ours"
-        speed = f"{row['tflops']:.3f} ({row['tflops'] / machine['convolution_tflops']:.0%})" if "tflops" in row else ""
-        lines.append(f"| {row['what']} | {row['side']} | {row['seconds']:.4g} | {ratio} | {speed} |")
+        rate = f"{row['tflops']:.3f} ({row['tflops'] / speed:.0%})" if "tflops" in row else ""
+        lines.append(f"| {row['what']} | {row['side']} | {row['seconds']:.4g} | {ratio} | {rate} |")
     notes = dict.fromkeys(f"{row['contest']}: {row['note']}." for row in result["rows"] if row["note"])
     lines += ["", *(f"- {note}" for note in notes)]
     for curve in result["growth"]:
         lines += ["", f"| {curve['axis']} | {' | '.join(str(x) for x in curve['x'])} |", "|---" * (len(curve["x"]) + 1) + "|"]
         lines.append(f"| {curve['title']} | {' | '.join(f'{np.median(s):.3g}' for s in curve['seconds'])} |")
-    held = ", ".join(f"{size} GB ({where})" for where, size in machine["peak_memory_gb"].items())
+    held = ", ".join(f"{where} {size} GB" for where, size in result["peak_memory_gb"].items())
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     return "\n".join([*lines, "", f"Most memory held: {held}. {versions}.", ""])
 

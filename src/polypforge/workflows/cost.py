@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
@@ -21,9 +20,13 @@ def seconds_per_case(recipe: Recipe, planner: AnyPlanner, load, probe: int = 4) 
 
 
 def peak_memory_gb() -> dict[str, float]:
-    """The most memory that this process has held so far: resident, and on its GPU if it has used one."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-    held = {"main": round(peak, 2)}
+    """The most memory that this process has held so far: "main" (not told by Windows), and "GPU" if it has used one."""
+    held = {}
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+        held["main"] = round(peak, 2)
     if torch.cuda.is_available() and (on_gpu := torch.cuda.max_memory_allocated()):
-        held["gpu"] = round(on_gpu / 1e9, 2)
+        held["GPU"] = round(on_gpu / 1e9, 2)
     return held

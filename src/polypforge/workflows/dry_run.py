@@ -19,6 +19,7 @@ from polypforge.models.precision import fast_inference
 from polypforge.models.trainable import Trainable
 from polypforge.recipes import UntrainedRecipe
 from polypforge.training.config import TrainingConfig
+from polypforge.workflows.device import device_of
 
 ASSUMED_GPU_TFLOPS = 200.0  # a fifth of what an H200 does in bf16 on paper: said in the result, not measured
 LARGE_PARAMETERS = 2e8  # trained parameters from which on a machine without GPU is refused
@@ -70,7 +71,7 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
     memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
     step = flops * FLOPS_FORWARD_TO_STEP * training.batch_size * training.accumulate / 1e12
     steps = training.max_steps
-    here = round(steps * step / tflops_here() / 3600, 2) if steps and step else None
+    here = round(steps * step / tflops_here(torch.device(device_of("auto"))) / 3600, 2) if steps and step else None
     gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
     return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
 
@@ -140,9 +141,8 @@ class _FlopCounter(TorchDispatchMode):
         return out
 
 
-def tflops_here() -> float:
-    """What this machine does in a 3x3 convolution of 128 channels, in the precision that training uses; a tenth of a second."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def tflops_here(device: torch.device) -> float:
+    """What `device` does in a 3x3 convolution of 128 channels, in the precision that training uses; a tenth of a second."""
     layer = nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)
     image = torch.randn(8, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), fast_inference(device):

@@ -74,7 +74,7 @@ def evaluate(
     refuse_engine(engine, workers)
     real, synthetic, out = Path(real), Path(synthetic), Path(out)
     set_offline(offline)
-    device = device_of(device)
+    asked, device = device, device_of(device)
     sets = _open_both(real, synthetic, split, layout)
     encoders = [open_encoder(name, device) for name in extractors]
     seer = load_judge(locate(judge)).to(device) if judge else None
@@ -82,10 +82,10 @@ def evaluate(
     look = open_encoder(perceptual, device)
     console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
     names = ("real", "synthetic")
-    networks = tuple(extractors), judge, offline
+    networks = tuple(extractors), judge, [f"{e.name} {e.version}" for e in encoders] + [seen_by], offline
     spread: Spread | None = None
     if engine == "ray":
-        spread = lambda folder, todo: on_cluster(picture_worker, (*networks, folder.resolve()), todo, workers, device)  # noqa: E731
+        spread = lambda folder, todo: on_cluster(picture_worker, (*networks, folder.resolve()), todo, workers, asked)  # noqa: E731
     pictures = [
         read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device, spread) for w, s in zip(names, sets, strict=True)
     ]
@@ -106,13 +106,19 @@ def evaluate(
     return result
 
 
-def picture_worker(extractors: Sequence[str], judge: str, offline: bool, folder: Path, device: str) -> PictureReader:
-    """A worker of a cluster: it opens the networks for itself. Raises UserError when it doesn't see the common folder."""
+def picture_worker(extractors: Sequence[str], judge: str, known: Sequence[str], offline: bool, folder: Path, device: str) -> PictureReader:
+    """A worker of a cluster: it opens the networks for itself. known: the extractors' versions and the judge's.
+
+    Raises UserError when it doesn't see the common folder, or finds other networks.
+    """
+    where = f"the worker on {platform.node()}"
     if not folder.parent.is_dir():
-        raise UserError(f"the worker on {platform.node()} doesn't see {folder.parent}: put the output on storage that all machines share.")
+        raise UserError(f"{where} doesn't see {folder.parent}: put the output on storage that all machines share.")
     set_offline(offline)
-    seer = load_judge(locate(judge)).to(device) if judge else None
-    return PictureReader([open_encoder(name, device) for name in extractors], seer, folder, device)
+    encoders = [open_encoder(name, device) for name in extractors]
+    if [f"{e.name} {e.version}" for e in encoders] + [weights_hash(locate(judge)) if judge else ""] != list(known):
+        raise UserError(f"{where} finds other networks than this machine: put the same weights there, or on storage that all share.")
+    return PictureReader(encoders, load_judge(locate(judge)).to(device) if judge else None, folder, device)
 
 
 def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[Source, Source]:

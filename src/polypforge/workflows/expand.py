@@ -29,7 +29,7 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
-from polypforge.workflows.generator import generator_source, opened_recipe, train_here
+from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
 from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
@@ -118,6 +118,10 @@ def expand(
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
     _refuse_what_cannot_be_expanded(opened, load)
+    if source.folder:
+        generator = opened_recipe(source.folder, steps, device_of(device))
+    else:
+        refuse_steps(source.recipe, steps)
     claim(out, "expand", settings)
     keep_report(opened, cache)
     calibration = gating.calibrate(opened, load, work / "gates")
@@ -127,7 +131,7 @@ def expand(
         model = f"{source.recipe}, trained on the data"
         folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device, offline)
         budget_seconds = None
-    generator = opened_recipe(folder, steps, device_of(device))
+        generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
     _state_cost(generator, planner, load, num, opened, budget_seconds)
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
@@ -138,7 +142,7 @@ def expand(
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
         "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judges": gating.weights,
-        "data": fingerprint_of(opened.source), "versions": versions(),
+        "data": fingerprint_of(opened.source), "versions": versions(), **({"steps": steps} if steps is not None else {}),
     }  # fmt: skip
     requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work)
     finals = [r for r in requests if r.label == POLYP and r.id in verdicts]

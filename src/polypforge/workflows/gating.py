@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,7 @@ class Gating:
         detectors = {name: locate(name, offline) for name in settings.detectors}
         self.weights = {name: weights_hash(folder) for name, folder in (judges | detectors).items()}
         self._training_state = ""
+        self._compares = False  # with real lesions
         self._build_training: Callable[[], None] | None = None  # slow, and only needed for cases that were never compared
         where = device_of(device)
         self.keeper = Gatekeeper(
@@ -131,8 +132,14 @@ class Gating:
     def compare_with(self, opened: Opened, load: LoadBackground) -> None:
         """The real lesions that must not be copied; looked at when the first case is compared with them."""
         if self._slow:
-            self._training_state = opened.state
+            self._training_state, self._compares = opened.state, True
             self._build_training = partial(self._remember, opened, load)
+
+    def _look_at_real_lesions(self) -> None:
+        """Once, when the first case is compared with them."""
+        if self._build_training is not None:
+            build, self._build_training = self._build_training, None
+            build()
 
     @property
     def _slow(self) -> set[str]:
@@ -181,7 +188,7 @@ class Gating:
         slow = self._slow
         fast = {r.id: log.missing(r.id) - slow for r in requests}
         self._score(requests, fast, BATCH, log, spread or partial(map, partial(self.look, store=store)), advance)
-        if self._build_training is not None:
+        if self._compares:
             rest = {r.id: log.missing(r.id) & slow for r in requests if self.keeper.decide(r.id, log.scores(r.id)).kept}
             self._score([r for r in requests if r.id in rest], rest, FEW, log, spread or partial(self._side_by_side, store))
         verdicts = {r.id: self.keeper.decide(r.id, log.scores(r.id)) for r in requests}
@@ -191,20 +198,21 @@ class Gating:
 
     def look(self, look: Look, store: CaseStore) -> list[Scored]:
         """Score a batch of stored cases."""
-        if look.names & self._slow and self._build_training is not None and self.keeper.training is None:
-            self._build_training()
+        first = not look.names <= self._slow
+        if not first:
+            self._look_at_real_lesions()
         subjects = [Subject.synthetic(store.load(r.id), r) for r in look.requests]
         scored: list[Scored] = []
         for subject, scores in zip(subjects, self.keeper.scores(subjects, look.names), strict=True):
-            shown = subject.lesion.any() and not subject.removed
+            shown = first and subject.lesion.any() and not subject.removed
             scored.append((subject.id, scores, descriptor(subject.case.image, subject.lesion) if shown else None))
         return scored
 
-    def _side_by_side(self, store: CaseStore, looks: Sequence[Look]) -> list[list[Scored]]:
+    def _side_by_side(self, store: CaseStore, looks: Sequence[Look]) -> Iterator[list[Scored]]:
         """In threads: comparing with real lesions is OpenCV's work."""
-        if self._build_training is not None and self.keeper.training is None:
-            self._build_training()
-        return each("comparing with real lesions", partial(self.look, store=store), looks)
+        self._look_at_real_lesions()
+        for start in range(0, len(looks), SAVE_EVERY):
+            yield from each("comparing with real lesions", partial(self.look, store=store), looks[start : start + SAVE_EVERY])
 
     def _score(
         self,
@@ -242,7 +250,7 @@ class Gating:
 
     def warn_uncalibrated(self) -> None:
         idle = self.keeper.uncalibrated
-        idle += [r.name for r in self.settings.gates if r.gate.needs == "training" and self._build_training is None]
+        idle += [r.name for r in self.settings.gates if r.gate.needs == "training" and not self._compares]
         if idle:
             console.print(
                 f"Not applied, for want of real lesions to take thresholds from or to compare with: {', '.join(idle)}. "

@@ -77,9 +77,9 @@ def generate_cases(
             raise UserError(
                 f"{requests_file}: request {request.id} asks for the background '{request.background}', which {data} doesn't have."
             )
+    recipe = opened_recipe(folder, steps, device_of(device) if engine == "local" else "cpu")
     claim(out, "generate", settings)
     keep_report(opened, cache)
-    recipe = opened_recipe(folder, steps, device_of(device) if engine == "local" else "cpu")
     if not requests:
         planner = make_planner(opened, load, seed, recipe)
         requests = [r for i in range(num or 0) for r in planner.requests(i)]
@@ -92,7 +92,8 @@ def generate_cases(
         "weights": settings["weights"],
         "data": fingerprint_of(opened.source),
         "versions": versions(),
-    } | ({"steps": steps} if steps is not None else {})
+        **({"steps": steps} if steps is not None else {}),
+    }
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))

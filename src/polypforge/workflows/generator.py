@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from polypforge.core.config import read_yaml
+from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.models.locate import STARTER, locate, starter_names
@@ -49,6 +49,13 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
     if recipe is not None and found != recipe:
         raise UserError(f"{model} holds weights of {found}, not of {recipe}: leave --recipe out, or choose other weights.")
     return GeneratorSource(found, model, folder)
+
+
+def refuse_steps(recipe: str, steps: int | None) -> None:
+    """Before a recipe is trained: raises UserError when the model of its starter configuration couldn't draw in so many steps."""
+    if steps is not None:
+        cls, path = recipe_class(recipe), shipped_config(recipe)
+        cls.with_steps(from_dict(cls.config_class, read_yaml(path).get("model") or {}, str(path)), steps)
 
 
 def opened_recipe(folder: Path, steps: int | None, device: str) -> Recipe:

@@ -82,7 +82,7 @@ def read_pictures(
     reader = PictureReader(encoders, judge, folder, device)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("look", total=len(cases), completed=len(cases) - sum(len(c) for _, c in todo))
-        for count in spread(folder, todo) if spread and todo else map(reader.run, todo):
+        for count in spread(folder, todo) if spread else map(reader.run, todo):
             bar.advance(task, count)
     wait_until_seen(lambda: sum(not _chunk_file(folder, k).is_file() for k in range(len(chunks))), "parts", folder)
     rows = [row for k in range(len(chunks)) for row in read_jsonl(folder / f"{k:06d}.jsonl")]

@@ -57,7 +57,5 @@ class ForgeConfig:
             raise ValueError("learns names base, detail or both")
         if self.fooling_weight < 0:
             raise ValueError("fooling_weight is at least 0")
-        if self.base_steps < 1:
-            raise ValueError("base_steps is at least 1")
         if self.grain < 0:
             raise ValueError("grain is at least 0")

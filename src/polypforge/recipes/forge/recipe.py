@@ -162,6 +162,8 @@ class Forge(Recipe):
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
+        if (folder / "detail_head").is_dir():
+            raise ValueError("its detail stage draws with a head that forge no longer has: train it again")
         critic = None
         if (folder / "critic").is_dir():
             critic = PatchCritic.from_pretrained(folder / "critic", local_files_only=True, use_safetensors=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from polypforge.core.intervals import bootstrap_interval
+import torch
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class Timed:
         for side in self.contest.sides:
             started = time.perf_counter()
             side.run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # or what is still running would be charged to the next side
             spent.append((time.perf_counter() - started) / side.items)
         if counts:
             self.seconds.append(spent)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a side: median seconds an item; how many times as long as ours it takes: median and 95 % bootstrap interval of the
-        geometric mean over rounds."""
+        """A row a side: median seconds an item; how many times as long as ours it takes: the geometric mean over rounds, with its 95 %
+        interval (Student's t of the logarithms)."""
         rows = []
         for k, side in enumerate(self.contest.sides):
             own = [r[k] for r in self.seconds]
@@ -63,8 +65,9 @@ class Timed:
             }
             if k:
                 ratios = np.log([r[k] / r[0] for r in self.seconds])
-                row["ratio"] = float(np.exp(np.median(ratios)))
-                row["interval"] = [float(np.exp(v)) for v in bootstrap_interval(ratios)]
+                spread = float(student.ppf(0.975, len(own) - 1)) * np.std(ratios, ddof=1) / np.sqrt(len(own))
+                row["ratio"] = float(np.exp(np.mean(ratios)))
+                row["interval"] = [float(np.exp(np.mean(ratios) + side_of * spread)) for side_of in (-1, 1)]
             if side.tflop:
                 row["tflops"] = side.tflop / row["seconds"]
             rows.append(row | {"rounds": len(own), "items": side.items, "note": self.contest.note})

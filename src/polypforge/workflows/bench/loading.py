@@ -35,7 +35,7 @@ def loading(setting: Setting) -> Contest:
             Side("decoded once, one warp", lambda: [recipe.training_batch(pool, BATCH, rng) for _ in range(batches)], BATCH * batches),
             Side("torch DataLoader, Pillow and torchvision transforms", lambda: list(islice(loader, batches)), BATCH * batches),
         ],
-        "both in one process, without workers",
+        "both in one process on the CPU, without workers",
     )
 
 

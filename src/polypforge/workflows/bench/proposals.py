@@ -19,6 +19,7 @@ from polypforge.proposals.proposer import Proposer, ProposerConfig
 from polypforge.proposals.retrieval import lesion_cells
 from polypforge.workflows.bench.contest import Contest, Side
 from polypforge.workflows.bench.setting import Setting
+from polypforge.workflows.encoder import open_encoder
 from polypforge.workflows.references import describe
 
 ENCODER = "starter:encoder"
@@ -27,19 +28,20 @@ REFERENCES, FRAMES, NEIGHBOURS = 300, 24, 5
 
 def proposals(setting: Setting) -> Contest:
     known = setting.frames
-    encoder = load_encoder(ENCODER)
+    device = str(setting.device)
+    encoder = open_encoder(ENCODER, device)
     features = [f for _, f in FeatureStore(encoder).features((c.name, c.image) for c in known)]
     database = fill(setting.scratch / "references", known, features, REFERENCES)
 
     def ours() -> None:
-        opened = load_encoder(ENCODER)
+        opened = open_encoder(ENCODER, device)
         proposer = Proposer(ReferenceDatabase.open(database.folder, opened), ProposerConfig())
         cases = list(varied(known, FRAMES))
         for case, (_, found) in zip(cases, FeatureStore(opened).features((c.name, c.image) for c in cases), strict=True):
             proposer.propose(prepare(case), found)
 
     def original() -> None:
-        opened = load_encoder(ENCODER)
+        opened = open_encoder(ENCODER, device)
         for k in range(REFERENCES):
             encode(opened, [known[k % len(known)].image])
         original_search(encode(opened, [known[0].image])[0], database.vectors(), database)

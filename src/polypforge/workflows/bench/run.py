@@ -30,6 +30,7 @@ from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import tflops_here
 from polypforge.workflows.each import shown
+from polypforge.workflows.generator import generator_source
 from polypforge.workflows.run_folder import claim, versions
 
 CONTESTS: dict[str, Callable[[Setting], Contest]] = {
@@ -37,6 +38,7 @@ CONTESTS: dict[str, Callable[[Setting], Contest]] = {
 }
 OPTIONAL = ("sampling_ddpm",)  # needs a library that nothing else here needs
 GROWTH = "growth"
+MACHINE = "machine.json"
 
 
 def bench(
@@ -60,15 +62,21 @@ def bench(
             raise UserError(f"there is no contest '{name}': choose among {', '.join([*CONTESTS, GROWTH])}.")
     if rounds < 2 or batch_size < 1 or not 64 <= side_px <= 2048:
         raise UserError("a ratio's interval needs at least 2 rounds, a batch at least one image, and frames have 64 to 2048 pixels a side.")
-    where = device_of(device)
+    where = torch.device(device_of(device))
+    if "sampling" in chosen or GROWTH in chosen:
+        generator_source("forge", model)  # before anything is written
     settings = {
         "rounds": rounds, "side_px": side_px, "batch_size": batch_size, "model": model, "weights": weights_hash(locate(model)),
-        "device": str(where),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "threads": torch.get_num_threads(),
     }  # fmt: skip
     claim(out, "bench", settings)
+    if not (out / MACHINE).exists():
+        write_json(out / MACHINE, {"convolution_tflops": round(tflops_here(where), 3), "versions": versions()})
     console.print(f"{', '.join(chosen)}: about half a minute each and round of 5 on two cores. Ctrl-C stops; the same command resumes.")
     with tempfile.TemporaryDirectory() as scratch:
-        setting = Setting(Path(scratch), side_px, batch_size, model, torch.device(where))
+        setting = Setting(Path(scratch), side_px, batch_size, model, where)
         for name in chosen:
             path = out / "contests" / f"{name}.json"
             if path.exists():
@@ -83,7 +91,7 @@ def bench(
                     ) from None
                 console.print(f"Leaving out {name}: it needs '{error.name}', which isn't installed.")
                 continue
-            write_json(path, rows)
+            write_json(path, {"rows": rows, "peak_memory_gb": peak_memory_gb()})
             console.print(f"{name}: {time.monotonic() - started:.0f} s")
     return _written(out, settings)
 
@@ -98,20 +106,13 @@ def _timed(contest: Contest, rounds: int) -> list[dict[str, Any]]:
 def _written(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The results of all contests that are there, as files and as what `bench` returns."""
     found = {p.stem: read_json(p) for p in sorted((out / "contests").glob("*.json"))}
-    rows = [row for name in CONTESTS if name in found for row in found[name]]
+    held = [f["peak_memory_gb"] for f in found.values()]
     result = {
-        "rows": rows,
-        "growth": found.get(GROWTH, []),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if settings["device"].startswith("cuda") else None,
-            "convolution_tflops": round(tflops_here(), 3),
-            "peak_memory_gb": peak_memory_gb(),
-        },
+        "rows": [row for name in CONTESTS if name in found for row in found[name]["rows"]],
+        "growth": found[GROWTH]["rows"] if GROWTH in found else [],
         "settings": settings,
-        "versions": versions(),
+        **read_json(out / MACHINE),
+        "peak_memory_gb": {where: max(h.get(where, 0.0) for h in held) for where in dict.fromkeys(w for h in held for w in h)},
         "out": str(out),
     }
     write_json(out / "bench.json", result)

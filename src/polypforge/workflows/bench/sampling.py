@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case
+from polypforge.models.precision import fast_inference
 from polypforge.recipes import Job
 from polypforge.recipes.forge.networks import context, enlarge, shrink
 from polypforge.recipes.forge.recipe import Forge
@@ -30,7 +32,7 @@ DDPM_STEPS = 250
 
 
 def sampling(setting: Setting) -> Contest:
-    """The recipe's own path against a loop as Polyp-Gen's script has it: one image at a time, 50 first-order steps, float32."""
+    """The recipe's own path, and in few steps, against a loop as published scripts have it: one image at a time, 50 first-order steps."""
     recipe = setting.recipe
     if not isinstance(recipe, Forge):
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
@@ -38,10 +40,12 @@ def sampling(setting: Setting) -> Contest:
     jobs = setting.jobs(setting.batch_size)
     sides = [
         Side(f"batches of {len(jobs)}, bf16, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
-        for r in (few, recipe)
+        for r in (recipe, few)
     ]
-    plain = Side(f"one at a time, float32, {PLAIN_STEPS} Euler steps (diffusers)", partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS), 1)
-    return Contest("sampling", f"a case of {setting.side_px} px, forge", [*sides, plain], "the same weights; a whole case: window to paste")
+    for precision, fast in (("float32", False), ("bf16", True)):
+        name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
+        sides.append(Side(name, partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS, fast), 1))
+    return Contest("sampling", f"a case of {setting.side_px} px, forge", sides, "the same weights; a whole case: window to paste")
 
 
 def sampling_ddpm(setting: Setting) -> Contest:
@@ -61,36 +65,40 @@ def sampling_ddpm(setting: Setting) -> Contest:
         Side(f"batches of {len(jobs)}, bf16, {r.config.steps} steps ({r.config.sampler})", partial(r.generate, jobs), len(jobs))
         for r in (recipe, quick)
     ]
-    plain = Side(f"one at a time, float32, {DDPM_STEPS} steps (denoising-diffusion-pytorch)", lambda: theirs.sample(batch_size=1), 1)
+    name = f"batches of {len(jobs)}, float32, {DDPM_STEPS} steps (denoising-diffusion-pytorch)"
+    plain = Side(name, partial(theirs.sample, batch_size=len(jobs)), len(jobs))
     return Contest(
         "sampling_ddpm", f"a frame of {config.size_px} px, polyp_ddpm", [*sides, plain], "starter size, random weights: time, not quality"
     )
 
 
 @torch.inference_mode()
-def plain_forge(recipe: Forge, jobs: Sequence[Job], steps: int = PLAIN_STEPS) -> list[Case]:
-    """What `Forge.generate` does, written as diffusers' example loops are: no batch, no autocast, first-order steps."""
-    config, device = recipe.config, next(recipe.parameters()).device
-    cases = []
-    for job in jobs:
-        view = View.of(job, config.window_scale, config.min_window_px)
-        image, region, field = (p[None].to(device) for p in view.planes(config.detail_px))
-        factor = config.detail_px // config.base_px
-        small = shrink(image, region, field, factor)
-        asked = {"context": context(*small), "vector": torch.from_numpy(request_vectors([job])).to(device)}
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(steps)
-        state = noise_of([job.request.seed], 0, config.base_px).to(image)
-        for time, level in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-            clean = recipe.base(state, (1 - level).expand(1).to(device), asked)
-            state = scheduler.step((state - clean) / level, time, state).prev_sample
-        coarse = state.clamp(-1, 1)
-        coarse[:, :3] = torch.where(small[1] > 0, coarse[:, :3], small[0])
-        noise = noise_of([job.request.seed], 1, config.detail_px).to(image)
-        fine = recipe.detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
-        drawn = torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))
-        cases.append(finish(config, job, view, channels_last(drawn)[0]))
-    return cases
+def plain_forge(recipe: Forge, jobs: Sequence[Job], steps: int = PLAIN_STEPS, fast: bool = False) -> list[Case]:
+    """What `Forge.generate` does, written as diffusers' example loops are: no batch, first-order steps. fast: with autocast to bf16."""
+    device = next(recipe.parameters()).device
+    with fast_inference(device) if fast else nullcontext():
+        return [_plain_case(recipe, job, steps, device) for job in jobs]
+
+
+def _plain_case(recipe: Forge, job: Job, steps: int, device: torch.device) -> Case:
+    config = recipe.config
+    view = View.of(job, config.window_scale, config.min_window_px)
+    image, region, field = (p[None].to(device) for p in view.planes(config.detail_px))
+    factor = config.detail_px // config.base_px
+    small = shrink(image, region, field, factor)
+    asked = {"context": context(*small), "vector": torch.from_numpy(request_vectors([job])).to(device)}
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(steps)
+    state = noise_of([job.request.seed], 0, config.base_px).to(image)
+    for time, level in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        clean = recipe.base(state, (1 - level).expand(1).to(device), asked)
+        state = scheduler.step((state - clean) / level, time, state).prev_sample
+    coarse = state.clamp(-1, 1)
+    coarse[:, :3] = torch.where(small[1] > 0, coarse[:, :3], small[0])
+    noise = noise_of([job.request.seed], 1, config.detail_px).to(image)
+    fine = recipe.detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
+    drawn = torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))
+    return finish(config, job, view, channels_last(drawn)[0])
 
 
 class _Conditioned(nn.Module):

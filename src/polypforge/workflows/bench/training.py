@@ -1,4 +1,4 @@
-"""A training step: bf16, channels last, a fused optimiser and frames decoded once, against a loop as the published programs have it."""
+"""A training step: bf16, a fused optimiser and frames decoded once, against a loop in float32 that reads files for each example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from polypforge.core.config import from_dict
-from polypforge.core.types import Case
+from polypforge.data.prepared import Prepared
 from polypforge.data.source import Source
 from polypforge.models.trainable import Trainable
 from polypforge.recipes.forge.config import ForgeConfig
@@ -39,23 +39,25 @@ def training(setting: Setting) -> Contest:
         Trainer(ours, pool, [], setting.scratch / f"run-{next(rounds)}", config, device=setting.device.type).run()
 
     sides = [
-        Side(f"{STEPS} steps of {BATCH}: bf16, channels last, fused AdamW, frames decoded once", step_ours, STEPS * BATCH),
+        Side(f"{STEPS} steps of {BATCH}: bf16, fused AdamW, frames decoded once and drawn beside the step", step_ours, STEPS * BATCH),
         Side(
             f"{STEPS} steps of {BATCH}: float32, files read for each example",
-            lambda: plain_training(theirs, setting.source, setting.scratch / "plain.pt", config),
+            lambda: plain_training(theirs, pool, setting.source, setting.scratch / "plain.pt", config),
             STEPS * BATCH,
         ),
     ]
     return Contest("training", "a training sample, forge at full size", sides, "the same loss; both write their weights at the end")
 
 
-def plain_training(model: Trainable, source: Source, out: Path, config: TrainingConfig) -> None:
-    """Each example is read from its files again; float32; the optimiser and the average as in the programs' loops."""
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, fused=False, foreach=False)
+def plain_training(model: Trainable, pool: Sequence[Prepared], source: Source, out: Path, config: TrainingConfig) -> None:
+    """Each example's pixels are read from its files again; PyTorch's defaults for all else. pool: the source's cases, prepared."""
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay))
     rng, generator, device = np.random.default_rng(0), torch.Generator().manual_seed(0), next(model.parameters()).device
     for _ in range(config.max_steps or 0):
-        batch = model.training_batch(model.prepare(_drawn(source, config.batch_size, rng)), config.batch_size, rng)
+        drawn = rng.integers(0, len(source.cases), config.batch_size)
+        read = [replace(pool[i], case=source.cases[i].load()) for i in drawn]
+        batch = model.training_batch(read, config.batch_size, rng)
         loss, _ = model.loss({k: v.to(device) for k, v in batch.items()}, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -64,7 +66,3 @@ def plain_training(model: Trainable, source: Source, out: Path, config: Training
         average.update_parameters(model)
     state = {"model": model.state_dict(), "ema": average.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, out)
-
-
-def _drawn(source: Source, count: int, rng: np.random.Generator) -> Sequence[Case]:
-    return [source.cases[i].load() for i in rng.integers(0, len(source.cases), count)]
