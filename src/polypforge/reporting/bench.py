@@ -47,9 +47,7 @@ def growth_figure(path: Path, curves: Sequence[Mapping[str, Any]]) -> None:
     for axes, curve, colour in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, COLOURS, strict=False):
         middle, low, high = (np.array([f(s) for s in curve["seconds"]]) for f in (np.median, np.min, np.max))
         axes.errorbar(curve["x"], middle, (middle - low, high - middle), marker="o", color=colour, capsize=3)
-        axes.set_xscale("log", base=2)
         axes.set_xticks(curve["x"], [str(x) for x in curve["x"]])
-        axes.minorticks_off()
         axes.set_ylim(0)
         axes.set_xlabel(curve["axis"])
         axes.set_title(curve["title"], fontsize=9)
