@@ -13,7 +13,13 @@ from polypforge.phantom.render import render
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SMALL = {"--num 100": "--num 2", "--num 20": "--num 4", "--budget 15m": "--budget 4s", "num=100": "num=2", "--only gating": "--only gating --rounds 2"}
+SMALL = {
+    "--num 100": "--num 2",
+    "--num 20": "--num 4",
+    "--budget 15m": "--budget 4s",
+    "num=100": "num=2",
+    "--only gating": "--only gating --rounds 2",
+}
 
 
 SMALL_EXPERIMENT = [w for s in ("validation=2", "seeds=1", "training.max_steps=3", "training.batch_size=4") for w in ("--set", s)]

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from polypforge.core.errors import UserError
+from polypforge.workflows.dry_run import speed
 from polypforge.workflows.train import dry_run, train
 
 
@@ -20,10 +22,25 @@ def test_the_plan_counts_what_is_trained():
 
 
 def test_a_larger_batch_costs_in_proportion():
-    small, large = (dry_run("polyp_ddpm", assignments=[f"training.batch_size={n}"]) for n in (8, 16))
+    small, large = (dry_run("polyp_ddpm", assignments=[f"training.batch_size={n}"]) for n in (80, 160))
     assert large["step_tflop"] == pytest.approx(2 * small["step_tflop"], rel=0.02)
     assert large["memory_gb"]["activations"] == pytest.approx(2 * small["memory_gb"]["activations"], rel=0.05)
     assert small["memory_gb"]["weights"] == large["memory_gb"]["weights"]
+
+
+def test_a_finished_run_tells_how_fast_it_was(tmp_path):
+    small = [
+        "model.size_px=32",
+        "training.max_steps=2",
+        "training.budget_seconds=null",
+        "training.batch_size=2",
+        "phantom.frames=3",
+        "phantom.size=96",
+    ]
+    result = train("polyp_ddpm", [], tmp_path / "run", assignments=small, device="cpu")
+    step = dry_run("polyp_ddpm", assignments=small)["step_tflop"]
+    assert result["tflops"] == pytest.approx(2 * step / result["seconds"], rel=0.02, abs=1e-4) and 0 < result["utilisation"] < 1.5
+    assert speed(step, 0, 0.0, torch.device("cpu")) == {}
 
 
 def test_the_command_prints_json(tmp_path):

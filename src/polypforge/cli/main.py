@@ -158,9 +158,9 @@ def train(
         offline=offline,
         start=start,
     )
-    emit(
-        result, as_json, f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}\n{result['model']}"
-    )
+    reached = f", {result['tflops']:.3f} TFLOP/s ({result['utilisation']:.0%} of a convolution here)" if "tflops" in result else ""
+    text = f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}{reached}\n{result['model']}"
+    emit(result, as_json, text)
 
 
 for command in (plan, references, propose, gate, audit, evaluate, downstream, bench):

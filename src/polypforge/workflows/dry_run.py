@@ -59,8 +59,8 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in _parts(module)}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in module.parameters())
-    activations, flops = _measure(module) if trained else (0, 0.0)
-    activations *= training.batch_size * (0.5 if training.precision == "bf16" else 1.0)
+    activations, flops = _measure(module, training.batch_size) if trained else (0, 0.0)
+    activations *= 0.5 if training.precision == "bf16" else 1.0
     memory = {
         "weights": everything * 4 / 1e9,
         "gradients": trained * 4 / 1e9,
@@ -69,11 +69,19 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
         "activations": activations / 1e9,
     }
     memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
-    step = flops * FLOPS_FORWARD_TO_STEP * training.batch_size * training.accumulate / 1e12
+    step = flops * FLOPS_FORWARD_TO_STEP * training.accumulate / 1e12
     steps = training.max_steps
     here = round(steps * step / tflops_here(torch.device(device_of("auto"))) / 3600, 2) if steps and step else None
     gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
     return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
+
+
+def speed(step_tflop: float, steps: int, seconds: float, device: torch.device) -> dict[str, float]:
+    """TFLOP/s of so many steps, reading and waiting included, and its share of what `device` reaches in a convolution. Empty for none."""
+    if not steps or not seconds or not step_tflop:
+        return {}
+    rate = step_tflop * steps / seconds
+    return {"tflops": round(rate, 4), "utilisation": round(rate / tflops_here(device), 3)}
 
 
 def refuse_too_large(cls: Any, model: dict[str, Any], training: TrainingConfig, device: str, where: str) -> None:
@@ -107,12 +115,12 @@ def _parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _measure(module: Trainable) -> tuple[float, float]:
-    """(bytes kept for the backward pass, forward FLOP) of one example, by running the loss without numbers."""
+def _measure(module: Trainable, count: int) -> tuple[float, float]:
+    """(bytes kept for the backward pass, forward FLOP) of a batch of `count`, by running the loss without numbers."""
     integers = ("ids", "key", "cluster")
     batch = {
         name: torch.empty(shape, dtype=torch.long if name in integers else torch.float32, device="meta")
-        for name, shape in module.batch_shapes(1).items()
+        for name, shape in module.batch_shapes(count).items()
     }
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no id is given twice
     weights = {id(p) for p in module.parameters()}

@@ -34,7 +34,7 @@ from polypforge.training.loop import Trainer
 from polypforge.training.private import PrivateTrainer, refuse_not_private
 from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.device import device_of
-from polypforge.workflows.dry_run import plan, refuse_too_large
+from polypforge.workflows.dry_run import plan, refuse_too_large, speed
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import claim, versions
 from polypforge.workflows.trainables import build, shipped_config, trainable_class
@@ -153,7 +153,9 @@ def train(
     kind = PrivateTrainer if training.privacy else Trainer
     trainer = kind(model, pool, held, out, training, preview=preview, device=device)
     progress = trainer.run()
-    result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress)}
+    step_tflop = plan(trainable_class(name), values.get("model") or {}, training, f"{path}: model").step_tflop
+    reached = speed(step_tflop, progress.step, progress.seconds, trainer.accelerator.device)
+    result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress), **reached}
     return _with_data(result, out, data, opened, main)
 
 
