@@ -67,7 +67,8 @@ def on_cluster(
         raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")
     cores = 1 if gpu else next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)  # a worker lies on one machine
     actor = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
-    made = [actor.remote(make, (*arguments, "cuda" if gpu else "cpu"), cores, Path.cwd()) for _ in range(count)]
+    given = ray.put((*arguments, "cuda" if gpu else "cpu"))  # kept here: a worker that is started again needs it again
+    made = [actor.remote(make, given, cores, Path.cwd()) for _ in range(count)]
     starting = {worker.ready.remote(): worker for worker in made}
     running: dict[Any, Any] = {}
     coming, left = iter(shards), len(shards)
@@ -109,11 +110,13 @@ class _Hosted:
     """A worker in a process of Ray's, with its share of threads."""
 
     def __init__(self, make: Callable[..., Worker], arguments: tuple, threads: int, here: Path) -> None:
+        import cv2
         import torch
 
         if here.is_dir():
             os.chdir(here)  # names of folders mean what they mean where the command runs
         torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
         self.made = make, arguments
         self.worker: Worker | None = None
 
