@@ -1,4 +1,4 @@
-"""Ray: are two workers twice one? The same requests, one core and one thread a worker, starting of the workers counted and not.
+"""Ray: are two workers on two cores twice one worker on one core? The same requests, starting of the workers counted and not.
 
     python benchmarks/cluster.py --data ../shared/data/kvasir-seg --out runs/cluster --num 96
 
@@ -28,7 +28,9 @@ def main() -> None:
         raise SystemExit(f"{given.out} exists: name a new folder, or nothing is made and nothing measured.")
     os.environ["OMP_NUM_THREADS"] = "1"
     rates = {}
+    cores = sorted(os.sched_getaffinity(0))
     for workers in (1, 2):
+        os.sched_setaffinity(0, cores[:workers])  # for all that starts now: what writes files must not borrow the other core
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         out = given.out / f"workers-{workers}"
         started = time.time()
