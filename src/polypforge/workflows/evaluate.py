@@ -37,7 +37,7 @@ from polypforge.reporting.evaluation import markdown
 from polypforge.workflows.cluster import on_cluster, refuse_engine
 from polypforge.workflows.device import device_of
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.pictures import KINDS, LESION_PX, PictureReader, Pictures, Spread, lesion_picture, read_pictures, sampled
+from polypforge.workflows.pictures import KINDS, LESION_PX, PictureReader, Pictures, Spread, lesion_picture, read_pictures, sampled, stamps
 from polypforge.workflows.run_folder import versions
 
 DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
@@ -82,7 +82,7 @@ def evaluate(
     look = open_encoder(perceptual, device)
     console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
     names = ("real", "synthetic")
-    networks = tuple(extractors), judge, [f"{e.name} {e.version}" for e in encoders] + [seen_by], offline
+    networks = tuple(extractors), judge, [*stamps(encoders), seen_by], offline
     spread: Spread | None = None
     if engine == "ray":
         spread = lambda folder, todo: on_cluster(picture_worker, (*networks, folder.resolve()), todo, workers, asked)  # noqa: E731
@@ -116,7 +116,7 @@ def picture_worker(extractors: Sequence[str], judge: str, known: Sequence[str], 
         raise UserError(f"{where} doesn't see {folder.parent}: put the output on storage that all machines share.")
     set_offline(offline)
     encoders = [open_encoder(name, device) for name in extractors]
-    if [f"{e.name} {e.version}" for e in encoders] + [weights_hash(locate(judge)) if judge else ""] != list(known):
+    if [*stamps(encoders), weights_hash(locate(judge)) if judge else ""] != list(known):
         raise UserError(f"{where} finds other networks than this machine: put the same weights there, or on storage that all share.")
     return PictureReader(encoders, load_judge(locate(judge)).to(device) if judge else None, folder, device)
 

@@ -96,6 +96,7 @@ def expand(
     source = generator_source(recipe, model, offline)
     gating = Gating(gates_for([source.recipe], asked), device, offline)
     check_wish(want, recipe_class(source.recipe))
+    chosen_steps = {} if steps is None else {"steps": steps}
     settings = {
         "recipe": source.recipe,
         "data": str(data.resolve()),
@@ -109,9 +110,8 @@ def expand(
         "seed": seed,
         "skip_bad": skip_bad,
         "synthetic_only": synthetic_only,
+        **chosen_steps,
     }
-    if steps is not None:
-        settings["steps"] = steps
     refuse_nesting(data, out)
     work = out / "work"
     cache = work / "check.json"
@@ -142,7 +142,7 @@ def expand(
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
         "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judges": gating.weights,
-        "data": fingerprint_of(opened.source), "versions": versions(), **({"steps": steps} if steps is not None else {}),
+        "data": fingerprint_of(opened.source), "versions": versions(), **chosen_steps,
     }  # fmt: skip
     requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work)
     finals = [r for r in requests if r.label == POLYP and r.id in verdicts]

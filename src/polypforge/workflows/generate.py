@@ -61,12 +61,11 @@ def generate_cases(
     requests = read_requests(requests_file) if requests_file else []
     if requests_file and not requests:
         raise UserError(f"{requests_file} holds no request.")
+    chosen_steps = {} if steps is None else {"steps": steps}
     settings = {
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
-        "requests": str(requests_file.resolve()) if requests_file else None,
+        "requests": str(requests_file.resolve()) if requests_file else None, **chosen_steps,
     }  # fmt: skip
-    if steps is not None:
-        settings["steps"] = steps
     refuse_nesting(data, out)
     cache = out / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
@@ -92,7 +91,7 @@ def generate_cases(
         "weights": settings["weights"],
         "data": fingerprint_of(opened.source),
         "versions": versions(),
-        **({"steps": steps} if steps is not None else {}),
+        **chosen_steps,
     }
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:

@@ -48,6 +48,11 @@ class Pictures:
         return len(self.rows) if kind == "frame" else sum(row["lesion"] for row in self.rows)
 
 
+def stamps(encoders: Sequence[Encoder]) -> list[str]:
+    """Name and version of each: features of other stamps are other features."""
+    return [f"{e.name} {e.version}" for e in encoders]
+
+
 def lesion_picture(source: SourceCase, case: Case) -> tuple[Image, Mask] | None:
     """The largest lesion (of a synthetic case: the one that was drawn) in its surroundings, (LESION_PX, LESION_PX, 3), and its mask."""
     parts = drawn_lesions(source, case) if source.provenance.get("synthetic") else list(lesions_of(case))
@@ -74,7 +79,7 @@ def read_pictures(
 
     spread: who reads, by default this process.
     """
-    folder = cache / content_hash([[f"{e.name} {e.version}" for e in encoders], judge_version, state_of(cases)])
+    folder = cache / content_hash([stamps(encoders), judge_version, state_of(cases)])
     cache.mkdir(parents=True, exist_ok=True)
     chunks = [cases[i : i + CASES_AT_ONCE] for i in range(0, len(cases), CASES_AT_ONCE)]
     columns = (TextColumn(f"looking at {what} cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
