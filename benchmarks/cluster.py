@@ -1,8 +1,8 @@
 """Ray: are two workers on two cores twice one worker on one core? The same requests, starting of the workers counted and not.
 
-    python benchmarks/cluster.py --data ../shared/data/kvasir-seg --out runs/cluster --num 96
+    python benchmarks/cluster.py --out runs/cluster --num 192
 
-Needs two cores that do nothing else.
+Frames are the phantom's. Needs two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from pathlib import Path
 
 import ray
 
+from polypforge.data.folder import write_data_set
 from polypforge.generation.writer import CaseStore
+from polypforge.phantom.render import render
 from polypforge.workflows.generate import generate_cases
+
+FRAMES, FRAME_PX = 48, 512
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num", type=int, default=96)
+    parser.add_argument("--num", type=int, default=192)
     given = parser.parse_args()
     if given.out.exists():
         raise SystemExit(f"{given.out} exists: name a new folder, or nothing is made and nothing measured.")
     os.environ["OMP_NUM_THREADS"] = "1"
+    data = given.out / "data"
+    write_data_set(data, [render(4000 + i, FRAME_PX, polyps=i % 3) for i in range(FRAMES)])
     rates = {}
     cores = sorted(os.sched_getaffinity(0))
     for workers in (1, 2):
@@ -34,7 +39,7 @@ def main() -> None:
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         out = given.out / f"workers-{workers}"
         started = time.time()
-        made = generate_cases(given.data, out, num=given.num, skip_bad=True, batch_size=4, engine="ray", workers=workers)["made"]
+        made = generate_cases(data, out, num=given.num, batch_size=4, engine="ray", workers=workers)["made"]
         spent = time.time() - started
         written = sorted(p.stat().st_mtime for p in (out / "rows").iterdir())
         first, last = len(written) // 4, len(written) * 17 // 20  # all workers are up, and none is idle yet

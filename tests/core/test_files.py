@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import inside, read_jsonl, whole_file, whole_folder, write_jsonl
+from polypforge.core.files import content_of, inside, read_jsonl, whole_file, whole_folder, write_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path):
@@ -35,6 +37,15 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
     (tmp_path / "data" / "link").symlink_to(tmp_path)
     with pytest.raises(UserError):
         inside(tmp_path / "data", "link/x")
+
+
+def test_content_outlives_copying_and_tells_a_change_of_equal_size(tmp_path):
+    (tmp_path / "a").write_bytes(b"frame 1")
+    first = content_of(tmp_path / "a")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    assert content_of(tmp_path / "a") == first
+    (tmp_path / "a").write_bytes(b"frame 2")
+    assert content_of(tmp_path / "a") != first
 
 
 def test_bad_json_line_is_named(tmp_path):

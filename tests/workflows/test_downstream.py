@@ -94,6 +94,8 @@ def test_a_plan_runs_resumes_grows_and_tells(real, tmp_path):
     for name in ("results.json", "results.md", "results.csv", "results.tex", "forest.png"):
         assert (tmp_path / "run" / name).stat().st_size > 100
     grown = with_folder(tmp_path / "made", seeds=3)
+    for file in real.rglob("*.png"):
+        file.touch()  # as when data are copied anew
     again = downstream(grown, real, tmp_path / "run", workers=1, device="cpu")
     after = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run" / "cells").iterdir()}
     assert again["trainings"] == 6 and files.items() <= after.items()  # what was done stays

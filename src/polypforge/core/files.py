@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_of(path: Path) -> str:
+    """`sha256_of`, read once in each process as long as size and change time stay the same. A copy of a file keeps its content, not its
+    change time: so this tells whether data are the same."""
+    known = path.stat()
+    return _content(path, known.st_size, known.st_mtime_ns)
+
+
+@cache
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    return sha256_of(path)
 
 
 def inside(folder: Path, relative: str) -> Path:

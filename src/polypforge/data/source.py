@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import content_of
 from polypforge.core.images import read_image
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Mask
@@ -51,12 +52,12 @@ class SourceCase:
 
 
 def state_of(cases: Sequence[SourceCase]) -> str:
-    """A hash of what is known of the cases and of their files' sizes and change times: another hash, other cases."""
+    """A hash of what is known of the cases and of their files' content: another hash, other cases."""
     rows = []
     for case in cases:
-        stats = [path.stat() for path in (case.image_path, *case.mask_paths)]
+        files = [content_of(path) for path in (case.image_path, *case.mask_paths)]
         known = [case.name, case.label, case.group, [list(b) for b in case.boxes], case.provenance]
-        rows.append([*known, [[s.st_size, s.st_mtime_ns] for s in stats]])
+        rows.append([*known, files])
     return content_hash(rows)
 
 

@@ -17,6 +17,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def fast_format(device: torch.device) -> str:
+    """The name of what `fast_inference` computes in."""
+    return "bf16" if has_fast_bf16(device) else "float32"
+
+
 def fast_inference(device: torch.device) -> AbstractContextManager:
     """Autocast to bf16 where that is faster; float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16) if has_fast_bf16(device) else nullcontext()

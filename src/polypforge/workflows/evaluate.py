@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import sha256_of, write_json, write_text
+from polypforge.core.files import content_of, write_json, write_text
 from polypforge.core.intervals import bootstrap_interval
 from polypforge.core.types import Case, Image
 from polypforge.core.window import whole_frame
@@ -133,7 +133,7 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
             raise UserError(f"{path} holds no case{f' of the split {split}' if split and path == real else ''}: nothing can be compared.")
         if len(cases) == 1:
             raise UserError(f"{path} holds one case: sets can be compared from two on.")
-    same = {sha256_of(c.image_path) for c in kept} & {sha256_of(c.image_path) for c in ours.cases}
+    same = {content_of(c.image_path) for c in kept} & {content_of(c.image_path) for c in ours.cases}
     if len(same) == len({c.image_path for c in ours.cases}):
         raise UserError(f"every picture of {synthetic} lies in {real} too, byte for byte: these are no synthetic ones.")
     if same:

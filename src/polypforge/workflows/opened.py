@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json, sha256_of, write_json
+from polypforge.core.files import content_of, read_json, write_json
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
@@ -50,10 +50,9 @@ class Opened:
 
 
 def file_state(source: Source) -> str:
-    """A hash of names, sizes and change times of all files: cheap, and enough to see that a folder is the one checked before."""
+    """A hash of all files' names and content: whether a folder is the one checked before, also when it was copied since."""
     paths = [p for c in source.cases for p in (c.image_path, *c.mask_paths)] + source.unpaired
-    stats = [(p, p.stat() if p.is_file() else None) for p in paths]
-    return content_hash([source.layout, [[str(p), s.st_size, s.st_mtime_ns] if s else [str(p)] for p, s in stats]])
+    return content_hash([source.layout, [[str(p), content_of(p) if p.is_file() else ""] for p in paths]])
 
 
 def run_check(source: Source, cache: Path | None = None) -> CheckReport:
@@ -144,4 +143,4 @@ def _leaking(cases: Sequence[SourceCase], pairs: Sequence[tuple[str, str]]) -> s
 
 def fingerprint_of(source: Source) -> str:
     """A hash over the image files' content, for provenance."""
-    return content_hash(sorted(sha256_of(c.image_path) for c in source.cases))
+    return content_hash(sorted(content_of(c.image_path) for c in source.cases))

@@ -11,7 +11,7 @@ import numpy as np
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
+from polypforge.core.files import content_of, read_json
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case
 from polypforge.data.layouts import open_source
@@ -54,7 +54,7 @@ class Folder(UntrainedRecipe):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        files = [[c.name, c.image_path.stat().st_size, c.image_path.stat().st_mtime_ns] for c in self.source.cases]
+        files = [[c.name, content_of(c.image_path)] for c in self.source.cases]
         self.save_config(folder, pairs=content_hash(files))  # other pairs are another model
 
     @classmethod

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case
-from polypforge.models.precision import fast_inference
+from polypforge.models.precision import fast_format, fast_inference
 from polypforge.recipes import Job
 from polypforge.recipes.forge.networks import context, enlarge, shrink
 from polypforge.recipes.forge.recipe import Forge
@@ -38,13 +39,14 @@ def sampling(setting: Setting) -> Contest:
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
     few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail, recipe.critic).eval()
     jobs = setting.jobs(setting.batch_size)
+    ours = fast_format(setting.device)
     sides = [
-        Side(f"batches of {len(jobs)}, bf16, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
+        Side(f"batches of {len(jobs)}, {ours}, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
         for r in (recipe, few)
     ]
-    for precision, fast in (("float32", False), ("bf16", True)):
+    for precision in dict.fromkeys(("float32", ours)):
         name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
-        sides.append(Side(name, partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS, fast), 1))
+        sides.append(Side(name, partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS, precision == "bf16"), 1))
     return Contest("sampling", f"a case of {setting.side_px} px, forge", sides, "the same weights; a whole case: window to paste")
 
 
@@ -61,12 +63,13 @@ def sampling_ddpm(setting: Setting) -> Contest:
     theirs = GaussianDiffusion(
         _Conditioned(recipe), image_size=config.size_px, timesteps=DDPM_STEPS, objective="pred_x0", beta_schedule="cosine"
     ).to(setting.device)
+    ours = fast_format(setting.device)
     sides = [
-        Side(f"batches of {len(jobs)}, bf16, {r.config.steps} steps ({r.config.sampler})", partial(r.generate, jobs), len(jobs))
+        Side(f"batches of {len(jobs)}, {ours}, {r.config.steps} steps ({r.config.sampler})", partial(r.generate, jobs), len(jobs))
         for r in (recipe, quick)
     ]
     name = f"batches of {len(jobs)}, float32, {DDPM_STEPS} steps (denoising-diffusion-pytorch)"
-    plain = Side(name, partial(theirs.sample, batch_size=len(jobs)), len(jobs))
+    plain = Side(name, partial(_without_bar, partial(theirs.sample, batch_size=len(jobs))), len(jobs))
     return Contest(
         "sampling_ddpm", f"a frame of {config.size_px} px, polyp_ddpm", [*sides, plain], "starter size, random weights: time, not quality"
     )
@@ -99,6 +102,12 @@ def _plain_case(recipe: Forge, job: Job, steps: int, device: torch.device) -> Ca
     fine = recipe.detail(noise, enlarge(coarse, factor), context(image, region, field)).clamp(-1, 1)
     drawn = torch.where(region > 0, fine, torch.cat([image, -torch.ones_like(region)], 1))
     return finish(config, job, view, channels_last(drawn)[0])
+
+
+def _without_bar(draw: Callable[[], object]) -> object:
+    """The library shows a bar of its own for each image; ours is above it."""
+    with redirect_stderr(StringIO()):
+        return draw()
 
 
 class _Conditioned(nn.Module):

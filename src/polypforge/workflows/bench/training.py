@@ -12,6 +12,7 @@ import torch
 from polypforge.core.config import from_dict
 from polypforge.data.prepared import Prepared
 from polypforge.data.source import Source
+from polypforge.models.precision import fast_format
 from polypforge.models.trainable import Trainable
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.recipe import Forge
@@ -39,7 +40,7 @@ def training(setting: Setting) -> Contest:
         Trainer(ours, pool, [], setting.scratch / f"run-{next(rounds)}", config, device=setting.device.type).run()
 
     sides = [
-        Side(f"{STEPS} steps of {BATCH}: bf16, fused AdamW, frames decoded once and drawn beside the step", step_ours, STEPS * BATCH),
+        Side(f"{STEPS} steps of {BATCH}: {fast_format(setting.device)}, fused AdamW, frames decoded once and drawn beside the step", step_ours, STEPS * BATCH),
         Side(
             f"{STEPS} steps of {BATCH}: float32, files read for each example",
             lambda: plain_training(theirs, pool, setting.source, setting.scratch / "plain.pt", config),
