@@ -11,16 +11,28 @@ def test_the_sign_test_has_its_known_values():
     assert sign_test(5, 1) == pytest.approx(2 * 7 / 64) == sign_test(1, 5)
 
 
-def test_intervals_cover_the_true_difference_at_the_stated_rate():
-    """Runs and images both vary."""
-    rng, hits, trials = np.random.default_rng(0), 0, 120
+@pytest.mark.parametrize(("draws", "draw_spread", "scenes"), [
+    ((0, 0, 0, 1, 1, 1), 0.0, 40), ((0, 0, 0, 1, 1, 1), 0.06, 40), ((0, 1, 2, 3, 4, 5), 0.03, 40), ((0, 0, 0, 0), 0.0, 40), ((0, 1, 2, 3, 4, 5), 0.01, 3),
+])  # fmt: skip
+def test_intervals_cover_the_true_difference_at_the_stated_rate(draws, draw_spread, scenes):
+    """Draws, seeds and scenes all vary; few draws and few scenes widen the interval as they must."""
+    rng, hits, trials, n = np.random.default_rng(0), 0, 200, len(draws)
+    groups = [str(i % scenes) for i in range(40)]
     for k in range(trials):
-        runs, images = rng.normal(0, 0.03, (6, 1)), rng.normal(0, 0.2, (1, 40))
-        base = rng.normal(0.5, 0.1, (6, 40))
-        arm = base + 0.02 + runs + images + rng.normal(0, 0.05, (6, 40))
-        found = compare(mean_of(arm), mean_of(base), [str(i) for i in range(40)], [0, 0, 0, 1, 1, 1], resamples=200, seed=k)
+        shared = rng.normal(0, draw_spread, 6)[list(draws)][:, None]
+        images = rng.normal(0, 0.2, scenes)[[int(g) for g in groups]][None]
+        base = rng.normal(0.5, 0.1, (n, 40))
+        arm = base + 0.02 + shared + rng.normal(0, 0.03, (n, 1)) + images + rng.normal(0, 0.05, (n, 40))
+        found = compare(mean_of(arm), mean_of(base), groups, draws, resamples=200, seed=k)
         hits += found.interval[0] <= 0.02 <= found.interval[1]
-    assert 0.90 <= hits / trials <= 1.0
+    assert 0.91 <= hits / trials <= 1.0
+
+
+def test_seeds_of_one_draw_are_no_witnesses_of_their_own():
+    base = np.full((6, 20), 0.5)
+    arm = base + np.array([0.05, 0.05, -0.01, 0.03, 0.03, -0.01])[:, None]
+    found = compare(mean_of(arm), mean_of(base), [str(i) for i in range(20)], [0, 0, 0, 1, 1, 1])
+    assert (found.better, found.worse, found.units, found.runs) == (2, 0, 2, 6) and found.p == pytest.approx(0.5)
 
 
 def test_images_of_one_group_are_one_witness():
@@ -45,9 +57,10 @@ def test_what_a_comparison_says():
     base = np.full((4, 20), 0.5)
     better = base + np.linspace(0.04, 0.06, 20)
     found = compare(mean_of(better), mean_of(base), [str(i) for i in range(20)], [0, 0, 1, 1])
-    assert found.verdict == "helped" and found.better == 4 and found.difference == pytest.approx(0.05) and len(found.by_draw) == 2
+    assert found.verdict == "helped" and found.better == 2 and found.difference == pytest.approx(0.05) and len(found.by_draw) == 2
     assert compare(mean_of(base - 0.05), mean_of(base), ["a", "b"] * 10, [0, 0, 1, 1]).verdict == "harmed"
     assert "once" in compare(mean_of(better[:1]), mean_of(base[:1]), [str(i) for i in range(20)], [0]).verdict
-    assert "no difference" in Comparison(0.01, (-0.02, 0.04), 3, 1, 0.6, 4, 20, (0.01,)).verdict
+    assert "no difference" in Comparison(0.01, (-0.02, 0.04), 3, 1, 0.6, 4, 20, (0.01,), 20, 4).verdict
+    assert "one scene" in compare(mean_of(better), mean_of(base), ["a"] * 20, [0, 0, 1, 1]).verdict
     with pytest.raises(ValueError, match="nothing"):
         compare(mean_of(base), mean_of(base), [], [])

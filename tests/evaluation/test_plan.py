@@ -4,7 +4,7 @@ import pytest
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
-from polypforge.evaluation.plan import plan_from, read_plan, shipped_plans
+from polypforge.evaluation.plan import CHOOSING, plan_from, read_plan, shipped_plans
 from polypforge.evaluation.tasks import task_of
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import recipe_class
@@ -33,10 +33,14 @@ def test_shipped_plans_name_only_what_exists(name):
 def test_every_arm_gets_the_same_steps_and_seeds():
     plan = plan_from(SMALL, "here")
     cells = plan.first_cells()
-    assert len(cells) == 2 * 2 * (3 + 2) and plan.count_later() == 2 * 2 * 2
-    later = plan.later_cells({("a", 4, 0, "more"): 0.5})
-    assert [(c.seed, c.amount) for c in later] == [(1, 0.5), (2, 0.5)]
-    assert len({plan.cell_id(c) for c in cells + later}) == len(cells) + 2
+    assert len(cells) == 2 * (2 * 3 + 2) and plan.count_later() == 2 * 2 * 3
+    later = plan.later_cells({("a", 4, "more"): 0.5, ("a", 8, "more"): 0.25})
+    assert [(c.size, c.draw, c.seed, c.amount) for c in later] == [
+        (n, d, s, a) for n, a in ((4, 0.5), (8, 0.25)) for d in (0, 1) for s in (0, 1, 2)
+    ]
+    assert len({plan.cell_id(c) for c in cells + later}) == len(cells) + 12
+    choosing = {(c.draw, c.seed) for c in cells if c.arm == "more"}
+    assert choosing == {(0, CHOOSING)} and not choosing & {(c.draw, c.seed) for c in later}  # luck in choosing doesn't count
 
 
 def test_a_cell_is_known_by_all_that_describes_it():

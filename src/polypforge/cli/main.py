@@ -159,7 +159,8 @@ def train(
         start=start,
     )
     reached = f", {result['tflops']:.3f} TFLOP/s ({result['utilisation']:.0%} of a convolution here)" if "tflops" in result else ""
-    text = f"step {result['step']}, {result['samples']} samples, best validation {result['best_loss']:.4f}{reached}\n{result['model']}"
+    best = "not validated yet" if result["best_loss"] is None else f"best validation {result['best_loss']:.4f}"
+    text = f"step {result['step']}, {result['samples']} samples, {best}{reached}\n{result['model']}"
     emit(result, as_json, text)
 
 

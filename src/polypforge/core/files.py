@@ -96,7 +96,10 @@ def sha256_of(path: Path) -> str:
 def content_of(path: Path) -> str:
     """`sha256_of`, read once in each process as long as size and change time stay the same. A copy of a file keeps its content, not its
     change time: so this tells whether data are the same."""
-    known = path.stat()
+    try:
+        known = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
     return _content(path, known.st_size, known.st_mtime_ns)
 
 

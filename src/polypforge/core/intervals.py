@@ -37,8 +37,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 def group_weights(groups: Sequence[str], resamples: int, seed: int = 0) -> NDArray[np.float64]:
     """(resamples, n): how often each of n pictures counts when their groups (patients, videos, scenes) are drawn with replacement."""
-    names = sorted(set(groups))
-    index = np.array([names.index(g) for g in groups])
+    names = {name: k for k, name in enumerate(sorted(set(groups)))}
+    index = np.array([names[g] for g in groups])
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
     return drawn[:, index].astype(np.float64)
 

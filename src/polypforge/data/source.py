@@ -55,7 +55,7 @@ def state_of(cases: Sequence[SourceCase]) -> str:
     """A hash of what is known of the cases and of their files' content: another hash, other cases."""
     rows = []
     for case in cases:
-        files = [content_of(path) for path in (case.image_path, *case.mask_paths)]
+        files = [content_of(path) if path.is_file() else "" for path in (case.image_path, *case.mask_paths)]
         known = [case.name, case.label, case.group, [list(b) for b in case.boxes], case.provenance]
         rows.append([*known, files])
     return content_hash(rows)

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from polypforge.core.intervals import group_weights
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """difference: mean over runs of arm - baseline. interval: 95 %. better, worse: runs (same cases, same seed) in which the arm was above
-    or below the baseline. p: of the two-sided sign test over them. runs, images: how many. by_draw: the difference for each draw of the
-    training cases."""
+    """difference: mean over runs of arm - baseline. interval: 95 %. better, worse: draws of the training cases (with one draw: runs) in
+    which the arm was above or below the baseline. p: of the two-sided sign test over them. runs, images: how many. by_draw: the difference
+    for each draw. groups: of test images, how many. units: draws (or runs) that better and worse are counted in."""
 
     difference: float
     interval: tuple[float, float]
@@ -26,6 +28,8 @@ class Comparison:
     runs: int
     images: int
     by_draw: tuple[float, ...]
+    groups: int
+    units: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -35,6 +39,8 @@ class Comparison:
         """In words, as far as the figures bear it."""
         if self.runs < 2:
             return "was tried once, which shows nothing yet,"
+        if self.groups < 2:
+            return "was tested on one scene, which shows nothing yet,"
         low, high = self.interval
         if low > 0:
             return "helped"
@@ -56,31 +62,29 @@ def compare(
 ) -> Comparison:
     """Of runs that differ in the arm alone. groups: of each test image. draws: of each run, the number of its draw of training cases.
 
-    The interval has two parts: a bootstrap over groups of test images, and the spread of the runs, or of the draws' means where that is
-    larger, with Student's t for the number of runs. `by_draw` tells the draws apart: a few of them bear no interval of their own.
-    Raises ValueError for no runs.
+    The interval has two parts: a bootstrap over groups of test images, and the spread of the draws' means (seeds of one draw share their
+    cases, so they are no witnesses of their own; where there is one draw, of the runs: such an interval knows nothing of other cases). Both
+    have few degrees of freedom, which Student's t by Welch and Satterthwaite counts. Raises ValueError for no runs.
     """
     if not len(draws) or not len(groups):
         raise ValueError("there is nothing to compare")
-    rng = np.random.default_rng(seed)
-    names = sorted(set(groups))
-    index = np.array([names.index(g) for g in groups])
-    means = np.empty(resamples)
-    for k in range(resamples):
-        weights = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[index].astype(np.float64)
-        means[k] = (arm(weights) - baseline(weights)).mean()
+    scenes = len(set(groups))
+    means = np.array([(arm(weights) - baseline(weights)).mean() for weights in group_weights(groups, resamples, seed)])
     per_run = arm(np.ones(len(groups))) - baseline(np.ones(len(groups)))
-    n = len(per_run)
     by_draw = tuple(float(per_run[np.asarray(draws) == d].mean()) for d in sorted(set(draws)))
-    of_images, of_runs = float(means.var()), float(per_run.var(ddof=1) / n) if n > 1 else 0.0
-    if len(by_draw) > 1:  # seeds of one draw are alike: where draws differ more than seeds, they decide
-        of_runs = max(of_runs, float(np.var(by_draw, ddof=1) / len(by_draw)))
-    total = of_images + of_runs
-    free = (n - 1) * (total / of_runs) ** 2 if of_runs else np.inf  # Welch and Satterthwaite; images are many
-    half = float(student.ppf(0.975, free) * np.sqrt(total)) if np.isfinite(free) else 1.959964 * float(np.sqrt(total))
+    units = np.array(by_draw) if len(by_draw) > 1 else per_run
+    parts = [  # variance, degrees of freedom
+        (float(means.var()) * scenes / max(1, scenes - 1), scenes - 1),
+        (float(units.var(ddof=1)) / len(units) if len(units) > 1 else 0.0, len(units) - 1),
+    ]
+    total = sum(variance for variance, _ in parts)
+    doubt = sum(variance**2 / free for variance, free in parts if free and variance)
+    half = float(student.ppf(0.975, total**2 / doubt) * np.sqrt(total)) if doubt else 0.0
     mean = float(per_run.mean())
-    better, worse = int((per_run > 0).sum()), int((per_run < 0).sum())
-    return Comparison(mean, (mean - half, mean + half), better, worse, sign_test(better, worse), n, len(groups), by_draw)
+    better, worse = int((units > 0).sum()), int((units < 0).sum())
+    return Comparison(
+        mean, (mean - half, mean + half), better, worse, sign_test(better, worse), len(per_run), len(groups), by_draw, scenes, len(units)
+    )
 
 
 def sign_test(better: int, worse: int) -> float:

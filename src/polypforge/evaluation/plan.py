@@ -16,6 +16,7 @@ from polypforge.evaluation.augment import AUGMENTATIONS
 from polypforge.evaluation.mixture import MODES, Mix
 
 ALL = 0  # as a number of labelled cases
+CHOOSING = -1  # seed of trainings that choose an amount
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Supply:
 @dataclass(frozen=True)
 class Arm:
     """One way of training. augment: none, flips or strong. real: share of the labelled cases that it learns from (0: synthetic only).
-    synthetic: name of a supply, or "". mode, amounts, probability: see `Mix`; with `choose`, the best amount is taken by validation on the
-    first seed of each draw; without it, each amount is an arm of its own. sizes: those of the plan that it is for; empty: all."""
+    synthetic: name of a supply, or "". mode, amounts, probability: see `Mix`; with `choose`, the best amount is taken by validation, in
+    trainings on the first draw whose seed doesn't count; without it, each amount is an arm of its own. sizes: those of the plan that it is
+    for; empty: all."""
 
     augment: str = "flips"
     real: float = 1.0
@@ -138,20 +140,22 @@ class Plan:
             raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty")
 
     def first_cells(self) -> list[Cell]:
-        """Every training whose amount is known beforehand: all but the later seeds of arms that choose."""
+        """Every training whose amount is known beforehand, and those that choose amounts: their seed is one that no other training has, so
+        that what was lucky when it was chosen doesn't count."""
         return [
             Cell(network, size, draw, seed, name, amount)
-            for size in self.sizes for draw in range(self.draws) for network in self.networks for seed in range(self.seeds)
-            for name, arm in self.arms.items() if not (arm.choose and seed) and (not arm.sizes or size in arm.sizes)
+            for size in self.sizes for draw in range(self.draws) for network in self.networks
+            for name, arm in self.arms.items() if not arm.sizes or size in arm.sizes
+            for seed in (range(self.seeds) if not arm.choose else (CHOOSING,) if draw == 0 else ())
             for amount in (arm.amounts if arm.synthetic else (None,))
         ]  # fmt: skip
 
-    def later_cells(self, chosen: Mapping[tuple[str, int, int, str], float]) -> list[Cell]:
-        """The rest, once `chosen` tells the amount of (network, size, draw, arm)."""
-        found = []
-        for (network, size, draw, arm), amount in chosen.items():
-            found += [Cell(network, size, draw, seed, arm, amount) for seed in range(1, self.seeds)]
-        return found
+    def later_cells(self, chosen: Mapping[tuple[str, int, str], float]) -> list[Cell]:
+        """The rest, once `chosen` tells the amount of (network, size, arm)."""
+        return [
+            Cell(network, size, draw, seed, arm, amount)
+            for (network, size, arm), amount in chosen.items() for draw in range(self.draws) for seed in range(self.seeds)
+        ]  # fmt: skip
 
     def amount_of(self, cell: Cell) -> float | None:
         """As results tell arms apart: None where an arm has one way only."""
@@ -161,7 +165,7 @@ class Plan:
     def count_later(self) -> int:
         """How many trainings `later_cells` will give."""
         choosing = sum(len(arm.sizes or self.sizes) for arm in self.arms.values() if arm.choose)
-        return choosing * len(self.networks) * self.draws * (self.seeds - 1)
+        return choosing * len(self.networks) * self.draws * self.seeds
 
     def cell_id(self, cell: Cell) -> str:
         """A hash of the cell and of all that describes it here, so that a plan may grow without losing what was done."""

@@ -34,7 +34,7 @@ def generate(
     from the store, or a background can't be loaded.
     """
     refuse_unfit(recipe, requests)
-    done = store.done()
+    done = {name for r in requests for name in (r.id, r.parent) if name and store.is_done(name)}  # not all of a store that many share
     parents = {r.parent for r in requests if r.parent}
     made = 0
     with ThreadPoolExecutor(2) as writers:

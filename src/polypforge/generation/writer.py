@@ -30,6 +30,9 @@ class CaseStore:
         """Ids of the requests that are finished."""
         return {p.stem for p in (self.folder / "rows").glob("*.json")}
 
+    def is_done(self, request_id: str) -> bool:
+        return (self.folder / "rows" / f"{request_id}.json").is_file()
+
     def removed(self) -> set[str]:
         """Ids of cases that an audit took out as copies."""
         return removed_ids(self.folder)
@@ -91,10 +94,10 @@ def read_requests(path: Path) -> list[Request]:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, request {number}, is not valid ({error}): it needs background, label, region and seed.") from error
         corners = (len(request.region), len(request.lesion))
-        if request.label not in ("polyp", "normal") or 1 in corners or 2 in corners or not isinstance(request.seed, int):
+        if request.label not in ("polyp", "normal") or 1 in corners or 2 in corners or not _is_seed(request.seed):
             raise UserError(
                 f"{path}, request {number}: the label is polyp or normal, region and lesion have three corners or more (or none at all: "
-                "the whole frame, any shape), and the seed is an integer."
+                "the whole frame, any shape), and the seed is an integer from 0 to 2**63 - 1."
             )
         try:
             to_vector(request.attributes)
@@ -102,6 +105,10 @@ def read_requests(path: Path) -> list[Request]:
             raise UserError(f"{path}, request {number}: {error}.") from error
         requests[request.id] = request
     return list(requests.values())
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def write_requests(path: Path, requests: Iterable[Request]) -> None:

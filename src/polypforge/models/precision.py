@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 def has_fast_bf16(device: torch.device) -> bool:
     """True on GPUs with bf16 units and on CPUs with bf16 instructions (AVX-512 BF16, AMX)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8  # older ones emulate it
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # oneDNN emulates it with AVX-512 alone
 
 
 def fast_format(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from polypforge.core.files import whole_file, write_text
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#f0e442")  # Okabe & Ito, told apart by all
 COLUMNS = ("network", "size", "test", "arm", "amount", "real", "synthetic", "steps", "runs", "images", "value", "low", "high", "difference",
-           "difference_low", "difference_high", "better", "worse", "p")  # fmt: skip
+           "difference_low", "difference_high", "better", "worse", "units", "p")  # fmt: skip
 
 
 def write_tables(out: Path, results: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ def _difference(row: Mapping[str, Any]) -> str:
     if "difference" not in row:
         return "| | "
     low, high = row["difference_interval"]
-    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) | {row['better']} of {row['runs']} | {row['p']:.2f}"
+    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) | {row['better']} of {row['units']} | {row['p']:.2f}"
 
 
 def write_figures(out: Path, results: Mapping[str, Any]) -> None:

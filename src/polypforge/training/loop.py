@@ -51,7 +51,11 @@ class Trainer:
         self.pool, self.validation_pool = pool, validation_pool
         unused = DistributedDataParallelKwargs(find_unused_parameters=not model.uses_all_parameters)
         # bf16 is `_autocast`, which needs no process-wide state
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)  # accelerate takes the current one
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[unused])
+        if device != "auto" and self.accelerator.device.type != torch.device(device).type:
+            raise UserError(f"this process has trained on {self.accelerator.device} before: start another one to train on {device}.")
         device = self.accelerator.device
         model = model.to(memory_format=fast_layout(model, device)).to(device)
         self.model = model
@@ -94,18 +98,19 @@ class Trainer:
                         writer.add_scalar(f"train/{name}", value, progress.step)
                 if self._due(config.validate_every):
                     self._validate(writer)
-                if self._due(config.preview_every):
-                    self._preview()
                 if self._due(config.checkpoint_every):
                     self._checkpoint()
+                if self._due(config.preview_every):
+                    self._preview()
             coming.cancel()
         if progress.step > first:  # nothing new is to be said of a run that was finished already
             if not self.stop_asked:  # off its schedule, it could keep another best copy than a run that was never stopped
                 self._validate(writer)
-            self._preview()
-        self._checkpoint()
+            self._checkpoint()
         if self._is_main:
             self._save("model")
+        if progress.step > first:
+            self._preview()
         if writer:
             writer.close()
         self.accelerator.wait_for_everyone()
@@ -169,8 +174,9 @@ class Trainer:
         mine = self.stop_asked or self._share_done() >= 1
         if self.accelerator.num_processes == 1:
             return mine
-        votes = self.accelerator.reduce(torch.tensor(float(mine), device=self.accelerator.device), "sum")
-        return bool(votes > 0)
+        told = torch.tensor([float(mine), self.progress.seconds if self._is_main else 0.0], device=self.accelerator.device)
+        votes, self.progress.seconds = self.accelerator.reduce(told, "sum").tolist()  # one clock: rates must not differ between them
+        return votes > 0
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0
@@ -207,12 +213,12 @@ class Trainer:
             self.model.eval()
             try:
                 self.preview(self.model, self.progress.step)
-            except UserError as error:  # a picture that can't be made is no reason to end a run
-                console.print(f"No preview: {error}")
+            except (UserError, torch.OutOfMemoryError) as error:  # a picture that can't be made is no reason to end a run
+                console.print(f"No preview: {str(error).splitlines()[0]}")
         self.model.train()
 
     def _checkpoint(self) -> None:
-        if self._is_main and self.progress.step not in self.checkpoints.steps():
+        if self._is_main:
             self.checkpoints.save(self.model, self.ema, self.optimizer, self.progress)
 
     def _save(self, name: str) -> None:

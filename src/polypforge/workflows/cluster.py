@@ -65,7 +65,10 @@ def on_cluster(
     count = min(workers or max(1, room), len(shards))
     if count > room:
         raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")
-    cores = 1 if gpu else next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)  # a worker lies on one machine
+    beside = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
+    cores = (
+        max(1, min(beside, default=1)) if gpu else next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)
+    )  # a worker lies on one machine
     actor = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
     given = ray.put((*arguments, "cuda" if gpu else "cpu"))  # kept here: a worker that is started again needs it again
     made = [actor.remote(make, given, cores, Path.cwd()) for _ in range(count)]
@@ -99,7 +102,7 @@ def _answer(ray: Any, reference: Any) -> Any:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         if getattr(error, "actor_init_failed", False):
             why = str(error).strip().splitlines()[-1]
             raise UserError(f"a worker could not start ({why}): every machine needs the same PolypForge.") from None

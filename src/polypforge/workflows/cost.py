@@ -7,15 +7,21 @@ import time
 
 import torch
 
+from polypforge.core.errors import UserError
 from polypforge.recipes import Job, Recipe
 from polypforge.workflows.plan import AnyPlanner
 
 
 def seconds_per_case(recipe: Recipe, planner: AnyPlanner, load, probe: int = 4) -> float:
-    """Seconds to plan and generate one case, from one small batch (its results are thrown away)."""
+    """Seconds to plan and generate one case, from one small batch (its results are thrown away); a smaller one where memory is short."""
     start = time.monotonic()
     requests = [r for i in range(probe) for r in planner.requests(i) if not r.parent]
-    recipe.generate([Job(r, load(r.background) if r.background else None) for r in requests])
+    try:
+        recipe.generate([Job(r, load(r.background) if r.background else None) for r in requests])
+    except torch.OutOfMemoryError:
+        if probe > 1:
+            return seconds_per_case(recipe, planner, load, probe // 2)
+        raise UserError("the device has too little memory for a single image: use --device cpu, or a smaller model.") from None
     return (time.monotonic() - start) / len(requests)
 
 

@@ -72,7 +72,10 @@ def cross_fit(
     with whole_folder(out / "model") as folder:
         CrossFitted([load_judge(out / f"fold-{k}" / "model") for k in range(folds)], parts).save_pretrained(folder)
     summary = {"name": name, "folds": folds, "model": str(out / "model"), "step": sum(r["step"] for r in results)}
-    summary |= {"seconds": sum(r["seconds"] for r in results), "best_loss": max(r["best_loss"] for r in results)}
+    summary |= {
+        "seconds": sum(r["seconds"] for r in results),
+        "best_loss": max((r["best_loss"] for r in results if r["best_loss"] is not None), default=None),
+    }
     write_json(out / "result.json", summary)
     return summary
 

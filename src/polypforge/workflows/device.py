@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from polypforge.core.errors import UserError
@@ -11,10 +13,11 @@ def device_of(name: str) -> str:
     """The device that `name` means; "auto" is the GPU when there is one. Raises UserError for a device that isn't there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: choose auto, cpu, cuda or cuda:N.")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no GPU that PyTorch can use; leave the option out.")
-    try:
-        torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: choose auto, cpu or cuda.") from None
+        raise UserError(f"--device {name}: this machine has no GPU that PyTorch can use; leave the option out.")
+    count = torch.cuda.device_count()
+    if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= count:
+        raise UserError(f"--device {name}: this machine has {count} GPUs, numbered from 0.")
     return name

@@ -30,10 +30,10 @@ from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
-from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
+from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
-from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
+from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
 SUMMARY = "summary.json"  # written last: where it is, the set is whole
 MOST_TRIES = 6  # requests made per case asked for, before giving up
@@ -110,6 +110,7 @@ def expand(
         "seed": seed,
         "skip_bad": skip_bad,
         "synthetic_only": synthetic_only,
+        FILES: files_of(data, layout),
         **chosen_steps,
     }
     refuse_nesting(data, out)

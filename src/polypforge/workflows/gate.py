@@ -125,7 +125,7 @@ class GateWorker:
         if not (folder / "requests.jsonl").is_file():
             raise UserError(f"{where} doesn't see {folder}: put the cases on storage that all machines share.")
         set_offline(offline)
-        self.gating, self.store = Gating(settings, device, offline), CaseStore(folder)
+        self.gating, self.store = Gating(settings, device, offline), CaseStore(folder, shared=True)
         if self.gating.weights != weights:
             raise UserError(f"{where} finds other judges than this machine: put the same weights there, or on storage that all share.")
         if opened is not None:

@@ -20,9 +20,9 @@ from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_s
 from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of
 from polypforge.workflows.generator import opened_recipe
-from polypforge.workflows.opened import Opened, fingerprint_of, keep_report, open_checked
+from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
-from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
+from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
 SHARD_BATCHES = 2  # batches in a shard: short, so that workers end together
 
@@ -55,6 +55,8 @@ def generate_cases(
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
         raise UserError(f"--num is {num}: ask for at least one case.")
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
     set_offline(offline)
     part, parts = parse_shard(shard)
     folder = locate(model, offline)
@@ -64,7 +66,8 @@ def generate_cases(
     chosen_steps = {} if steps is None else {"steps": steps}
     settings = {
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
-        "requests": str(requests_file.resolve()) if requests_file else None, **chosen_steps,
+        "requests": str(requests_file.resolve()) if requests_file else None, "layout": layout, "skip_bad": skip_bad,
+        FILES: files_of(data, layout), **chosen_steps,
     }  # fmt: skip
     refuse_nesting(data, out)
     cache = out / "check.json"

@@ -16,7 +16,7 @@ from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import Source, SourceCase, state_of
 from polypforge.data.split import components, split_cases
 
 MIN_CASES = 4
@@ -50,9 +50,13 @@ class Opened:
 
 
 def file_state(source: Source) -> str:
-    """A hash of all files' names and content: whether a folder is the one checked before, also when it was copied since."""
-    paths = [p for c in source.cases for p in (c.image_path, *c.mask_paths)] + source.unpaired
-    return content_hash([source.layout, [[str(p), content_of(p) if p.is_file() else ""] for p in paths]])
+    """A hash of all cases, their splits and files' content: whether a folder is the one seen before, also when it was copied since."""
+    return content_hash([source.layout, state_of(source.cases), [c.split for c in source.cases], sorted(p.name for p in source.unpaired)])
+
+
+def files_of(data: Path, layout: str = "auto") -> str:
+    """`file_state` of a folder that is not opened yet."""
+    return file_state(open_source(data, layout))
 
 
 def run_check(source: Source, cache: Path | None = None) -> CheckReport:
@@ -120,6 +124,8 @@ def open_checked(
         skipped["near-duplicate of a held-out case"] = sorted(leaking)
         console.print(f"Leaving out {len(leaking)} training case(s) that are near-duplicates of held-out ones.")
         cases = [c for c in cases if c.name not in leaking]
+    if len(cases) < min_cases:
+        raise UserError(f"{data} has {len(cases)} case(s) left to learn from: at least {min_cases} labelled real cases are needed.")
     if not any(c.split == "val" for c in cases):
         for case in cases:
             case.split = "" if case.split == "train" else case.split

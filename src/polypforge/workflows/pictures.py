@@ -144,7 +144,8 @@ def embed(encoder: Encoder, pictures: Sequence[Image], device: str) -> NDArray[n
     if not pictures:
         return np.zeros((0, 0), np.float32)
     looks = torch.stack([encoder.look(p) for p in pictures]).to(device).contiguous(memory_format=torch.channels_last)
-    return encoder.vector(looks).float().cpu().numpy()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return encoder.vector(looks).float().cpu().numpy()
 
 
 def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.float32]:

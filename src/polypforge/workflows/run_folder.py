@@ -10,24 +10,29 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json
 
 RUN_FILE = "run.json"
+FILES = "files"  # the setting that holds the state of the data, see `workflows.opened.files_of`
 
 
 def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
     """True when `folder` holds this very run already, False when it is free. Writes nothing.
 
-    Raises UserError when the folder holds something else, or a run with other settings, naming the first that differs.
+    Raises UserError when the folder holds something else, or a run with other settings, naming one that differs.
     """
     path = folder / RUN_FILE
     if path.exists():
         stored = read_json(path)
         if stored.get("command") != command:
             raise UserError(f"{folder} holds a run of `polypforge {stored.get('command')}`: choose another output folder.")
-        for key, value in json.loads(json.dumps(settings)).items():  # as stored: tuples are lists there
-            if stored["settings"].get(key) != value:
-                raise UserError(
-                    f"{folder} holds a run with {key} = {stored['settings'].get(key)!r}, not {value!r}: "
-                    "repeat that command to resume it, or choose another output folder."
-                )
+        given, known = json.loads(json.dumps(settings)), stored["settings"]  # as stored: tuples are lists there
+        for key in sorted(given.keys() | known.keys(), key=lambda key: key == FILES):
+            if known.get(key) == given.get(key):
+                continue
+            if key == FILES:
+                raise UserError(f"{folder} holds a run on other data: files were added, changed or lost since. Choose another folder.")
+            raise UserError(
+                f"{folder} holds a run with {key} = {known.get(key)!r}, not {given.get(key)!r}: "
+                "repeat that command to resume it, or choose another output folder."
+            )
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no run of `polypforge {command}`: choose another output folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,6 @@ from polypforge.core.files import read_json, whole_folder, write_json
 from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import POLYP, Case, Request
-from polypforge.data.layouts import open_source
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
 from polypforge.models.first_stage import FirstStage
@@ -35,8 +35,8 @@ from polypforge.training.private import PrivateTrainer, refuse_not_private
 from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import plan, refuse_too_large, speed
-from polypforge.workflows.opened import Opened, open_checked
-from polypforge.workflows.run_folder import claim, versions
+from polypforge.workflows.opened import Opened, files_of, open_checked
+from polypforge.workflows.run_folder import FILES, claim, versions
 from polypforge.workflows.trainables import build, shipped_config, trainable_class
 
 PREVIEWS = 12
@@ -112,7 +112,7 @@ def train(
     if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
-    settings = {
+    settings: dict[str, Any] = {
         "name": name,
         "data": [str(Path(d).resolve()) for d in data],
         "config": {k: v for k, v in values.items() if k != "training"},
@@ -124,8 +124,7 @@ def train(
         settings["leave_out"] = content_hash(sorted(leave_out))
     if start:
         settings["start"] = weights_hash(locate(start))
-    for folder in data:
-        open_source(folder, layout)
+    settings |= {"layout": layout, "skip_bad": skip_bad, FILES: [files_of(Path(folder), layout) for folder in data]}
     if main:
         claim(out, f"train {name}", settings)
     opened = [
@@ -156,6 +155,7 @@ def train(
     step_tflop = plan(trainable_class(name), values.get("model") or {}, training, f"{path}: model").step_tflop
     reached = speed(step_tflop, progress.step, progress.seconds, trainer.accelerator.device)
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress), **reached}
+    result["best_loss"] = None if math.isinf(progress.best_loss) else progress.best_loss
     return _with_data(result, out, data, opened, main)
 
 

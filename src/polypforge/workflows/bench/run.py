@@ -70,6 +70,7 @@ def bench(
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "threads": torch.get_num_threads(),
+        "versions": versions(),
     }  # fmt: skip
     claim(out, "bench", settings)
     if not (out / MACHINE).exists():

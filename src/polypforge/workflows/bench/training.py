@@ -22,7 +22,7 @@ from polypforge.workflows.bench.contest import Contest, Side
 from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.train import read_settings
 
-STEPS = 3
+STEPS = 8
 BATCH = 16
 
 
@@ -37,10 +37,17 @@ def training(setting: Setting) -> Contest:
     pool, rounds = ours.prepare(setting.frames), iter(range(1_000_000))
 
     def step_ours() -> None:
-        Trainer(ours, pool, [], setting.scratch / f"run-{next(rounds)}", config, device=setting.device.type).run()
+        trainer = Trainer(ours, pool, [], setting.scratch / f"run-{next(rounds)}", config, device=str(setting.device))
+        trainer.run()
+        if trainer.stop_asked:  # fewer steps than are counted
+            raise KeyboardInterrupt
 
     sides = [
-        Side(f"{STEPS} steps of {BATCH}: {fast_format(setting.device)}, fused AdamW, frames decoded once and drawn beside the step", step_ours, STEPS * BATCH),
+        Side(
+            f"{STEPS} steps of {BATCH}: {fast_format(setting.device)}, fused AdamW, frames decoded once and drawn beside the step",
+            step_ours,
+            STEPS * BATCH,
+        ),
         Side(
             f"{STEPS} steps of {BATCH}: float32, files read for each example",
             lambda: plain_training(theirs, pool, setting.source, setting.scratch / "plain.pt", config),

@@ -22,7 +22,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import content_hash
 from polypforge.data.source import SourceCase, state_of
-from polypforge.evaluation.plan import Cell, Plan, read_plan
+from polypforge.evaluation.plan import CHOOSING, Cell, Plan, read_plan
 from polypforge.evaluation.tasks import task_of
 from polypforge.models.locate import set_offline
 from polypforge.workflows.device import device_of
@@ -30,8 +30,8 @@ from polypforge.workflows.downstream.cases import Draw, draw_cases, open_tests
 from polypforge.workflows.downstream.cell import Job, quiet_worker, run, settings
 from polypforge.workflows.downstream.results import Results, write_results
 from polypforge.workflows.downstream.supply import Made, identity, make, refuse_foreign
-from polypforge.workflows.opened import keep_report, open_checked
-from polypforge.workflows.run_folder import claim, refuse_nesting, resumes, versions
+from polypforge.workflows.opened import files_of, keep_report, open_checked
+from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
 NOTHING = Made((), (), ())
 
@@ -112,11 +112,11 @@ def downstream(
             raise UserError(f"{supply.folder} is no folder: a supply made elsewhere needs one.")
     refuse_nesting(train, out)
     fresh = not out.exists()
-    described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests]}
+    described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests], FILES: files_of(train, layout)}
     cache = out / "checks" / "train.json"
     opened = open_checked(train, layout, skip_bad, cache=cache if resumes(out, "downstream", described) else None)
     draws = draw_cases(opened, plan)
-    claim(out, "downstream", described | {"files": opened.state})
+    claim(out, "downstream", described)
     keep_report(opened, cache)
     seen = {c.name: c for draw in draws for cases in (*draw.learned.values(), draw.validation) for c in cases}
     try:
@@ -134,7 +134,7 @@ def downstream(
     chosen = _choose(experiment, cells)
     later = plan.later_cells(chosen)
     _run_cells(experiment, later, workers)
-    counting = {c: experiment.result(c) for c in cells + later if _counts(plan, c, chosen)}
+    counting = {c: experiment.result(c) for c in cells + later if c.seed != CHOOSING}
     results = Results(plan, counting, chosen, out, versions())
     return write_results(results)
 
@@ -169,17 +169,12 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
             raise UserError(f"a training was killed, perhaps for want of memory: try --workers {max(1, count // 2)}.") from None
 
 
-def _choose(experiment: Experiment, cells: Sequence[Cell]) -> dict[tuple[str, int, int, str], float]:
-    """Of every arm that chooses: the amount whose first seed was best on validation cases."""
-    best: dict[tuple[str, int, int, str], tuple[float, float]] = {}
+def _choose(experiment: Experiment, cells: Sequence[Cell]) -> dict[tuple[str, int, str], float]:
+    """Of every arm that chooses: the amount that was best on validation cases."""
+    best: dict[tuple[str, int, str], tuple[float, float]] = {}
     for cell in cells:
         if experiment.plan.arms[cell.arm].choose and cell.amount is not None:
-            key, value = (cell.network, cell.size, cell.draw, cell.arm), read_json(experiment.result(cell))["validation"]
+            key, value = (cell.network, cell.size, cell.arm), read_json(experiment.result(cell))["validation"]
             if key not in best or value > best[key][0]:
                 best[key] = (value, cell.amount)
     return {key: amount for key, (_, amount) in best.items()}
-
-
-def _counts(plan: Plan, cell: Cell, chosen: Mapping[tuple[str, int, int, str], float]) -> bool:
-    """Amounts that validation did not choose are no results."""
-    return not plan.arms[cell.arm].choose or chosen[cell.network, cell.size, cell.draw, cell.arm] == cell.amount

@@ -25,7 +25,7 @@ class Results:
 
     plan: Plan
     cells: Mapping[Cell, Path]
-    chosen: Mapping[tuple[str, int, int, str], float]
+    chosen: Mapping[tuple[str, int, str], float]
     out: Path
     versions: Mapping[str, str]
 
@@ -42,7 +42,7 @@ def write_results(results: Results) -> dict[str, Any]:
         "baseline": plan.baseline,
         "words": [sentence(row, plan) for row in rows if "difference" in row],
         "rows": rows,
-        "chosen": [{"network": n, "size": s, "draw": d, "arm": a, "amount": amount} for (n, s, d, a), amount in results.chosen.items()],
+        "chosen": [{"network": n, "size": s, "arm": a, "amount": amount} for (n, s, a), amount in results.chosen.items()],
         "published": [dict(row) for row in plan.published],
         "trainings": len(results.cells),
         "versions": dict(results.versions),
@@ -87,7 +87,7 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
 
 def _told(comparison: Comparison) -> dict[str, Any]:
     found = comparison.to_json()
-    kept = {k: found[k] for k in ("difference", "better", "worse", "p", "by_draw")}
+    kept = {k: found[k] for k in ("difference", "better", "worse", "units", "p", "by_draw")}
     return kept | {"difference_interval": comparison.interval, "verdict": comparison.verdict}
 
 
@@ -120,4 +120,5 @@ def sentence(row: Mapping[str, Any], plan: Plan) -> str:
     cases = f"{row['real']} labelled cases" if row["real"] else f"none of the {row['size'] or 'real'} cases"
     outcome = f"{row['arm']}{amount} {row['verdict']} with {cases} ({row['network']}, {row['test']})"
     points = f"{100 * row['difference']:+.1f} points of {task_of(plan.task).MAIN} over {plan.baseline} (95 %: {low:+.1f} to {high:+.1f}"
-    return f"{outcome}: {points}; better in {row['better']} of {row['runs']} runs, sign test p = {row['p']:.2f})."
+    counted = "draws" if len(row["by_draw"]) > 1 else "runs"
+    return f"{outcome}: {points}; better in {row['better']} of {row['units']} {counted}, sign test p = {row['p']:.2f})."
