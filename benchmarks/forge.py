@@ -88,7 +88,9 @@ def main() -> None:
         found = [_features(e, drawn) for e in encoders]
         sharp = [boundary_sharpness(*pair) for pair in drawn]
         near = 1000 * kid(truth[0], found[0])
-        low, high = half_sample_interval(near, lambda i, j, found=found: 1000 * kid(truth[0][i], found[0][j]), (len(real), len(drawn)))
+        low, high = half_sample_interval(
+            near, lambda i, j, found=found: 1000 * kid(truth[0][i], found[0][j]), (np.arange(len(real)), np.arange(len(drawn)))
+        )
         sliced = sliced_wasserstein([_crop(*p) for p in real], [_crop(*p) for p in drawn])
         a, b = wilson_interval(kept, len(requests))
         print(

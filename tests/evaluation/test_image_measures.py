@@ -119,9 +119,29 @@ def test_half_sample_intervals_cover_at_the_stated_rate():
     hits, rng = 0, np.random.default_rng(0)
     for k in range(200):
         a, b = rng.normal(0, 1, 60), rng.normal(0.5, 2, 80)
-        low, high = half_sample_interval(b.mean() - a.mean(), lambda i, j, a=a, b=b: b[j].mean() - a[i].mean(), (60, 80), seed=k)
+        low, high = half_sample_interval(
+            b.mean() - a.mean(), lambda i, j, a=a, b=b: b[j].mean() - a[i].mean(), (np.arange(60), np.arange(80)), seed=k
+        )
         hits += low <= 0.5 <= high
     assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_pictures_of_one_frame_are_one_witness():
+    """A thousand cases made from twenty frames say what twenty say: the interval must cover all the same."""
+    hits, rng, made_from = 0, np.random.default_rng(0), np.repeat(np.arange(20), 10)
+    for k in range(200):
+        a, b = rng.normal(0, 1, 60), 0.5 + rng.normal(0, 1, 20)[made_from] + rng.normal(0, 0.1, 200)
+        low, high = half_sample_interval(
+            b.mean() - a.mean(), lambda i, j, a=a, b=b: b[j].mean() - a[i].mean(), (np.arange(60), made_from), seed=k
+        )
+        hits += low <= 0.5 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+    with pytest.raises(ValueError, match="four groups"):
+        half_sample_interval(0.0, lambda i, j: 0.0, (np.arange(60), made_from[:30]))
+    clustered = {
+        f.measure: f for f in compare_features(cloud(60), cloud(40, seed=1), "lesion", "n", groups=(np.arange(60), np.arange(40) % 3))
+    }
+    assert clustered["kid"].value is not None and clustered["kid"].interval is None
 
 
 def test_every_figure_says_n_and_too_few_is_said_not_computed():

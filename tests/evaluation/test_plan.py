@@ -60,6 +60,8 @@ def test_a_cell_is_known_by_all_that_describes_it():
     ({"arms": {"real": {}, "more": {"synthetic": "made", "amounts": [2]}}}, "between 0 and 1"), ({"supplies": {"made": {"recipe": "folder"}}}, "need their folder"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "sizes": [5]}}}, "for sizes"), ({"baseline": "more", "arms": {"more": {"synthetic": "made", "amounts": [0.1, 0.2]}}}, "baseline has one"),
     ({"task": "sorting"}, "segmentation or detection"), ({"networks": [1]}, "networks must be a mapping"), ({"draws": 0}, "at least 1"),
+    ({"networks": {"a": 5}}, "a must be a mapping"), ({"seeds": 2.5}, "seeds must be of type int"), ({"question": 5}, "question must be of type str"),
+    ({"published": [5]}, "published must be a mapping"), ({"sizes": 16}, "sizes must be a list"), ({"sizes": [16, 16]}, "no size comes twice"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(change, said):
     with pytest.raises(UserError, match=said):

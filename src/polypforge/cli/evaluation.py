@@ -1,4 +1,4 @@
-"""`polypforge downstream`: does it help?"""
+"""`polypforge evaluate`, `downstream` and `bench`: how good, does it help, how fast?"""
 
 from __future__ import annotations
 

@@ -39,6 +39,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a mapping of settings, not {value!r}.")
         return from_dict(kind, value, where)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} must be a mapping, not {value!r}.")
+        nested = is_dataclass(args[1]) or get_origin(args[1]) is Mapping  # of which nothing said means nothing changed
+        return {str(k): _convert(args[1], {} if v is None and nested else v, f"{where}: {k}") for k, v in value.items()}
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise UserError(f"{where} must be a list, not {value!r}.")

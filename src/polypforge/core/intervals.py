@@ -43,19 +43,33 @@ def group_weights(groups: Sequence[str], resamples: int, seed: int = 0) -> NDArr
     return drawn[:, index].astype(np.float64)
 
 
+def half_of(groups: NDArray, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of half of the pictures, or a little more: whole groups in random order until they are together. groups: (n,) labels."""
+    _, index = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(index)
+    order = rng.permutation(len(sizes))
+    taken = order[: int(np.searchsorted(np.cumsum(sizes[order]), len(index) // 2)) + 1]
+    return np.flatnonzero(np.isin(index, taken))
+
+
 def half_sample_interval(
-    value: Value, statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Value], sizes: tuple[int, int], draws: int = 24, seed: int = 0
+    value: Value,
+    statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Value],
+    groups: tuple[NDArray, NDArray],
+    draws: int = 24,
+    seed: int = 0,
 ) -> tuple[Value, Value]:
     """95 % interval of a figure of two whole sets, or of several at once, from its spread over random halves of both.
 
-    statistic(rows of the first, rows of the second). For means, a half drawn without replacement deviates from the whole as much as the
-    whole does from the truth (delete-half jackknife: Shao & Wu 1989); drawing with replacement would repeat pictures, which distances of
-    sets take for a collapse. The interval is of the figure's chance, for sets of this size; it knows nothing of a bias that goes with n.
-    Raises ValueError for fewer than four in a set.
+    statistic(rows of the first, rows of the second). groups: of each set's pictures, as pictures of one patient, video or source frame are
+    one witness; `np.arange(n)` where all are independent. For means, a half drawn without replacement deviates from the whole as much as
+    the whole does from the truth (delete-half jackknife: Shao & Wu 1989); drawing with replacement would repeat pictures, which distances
+    of sets take for a collapse. The interval is of the figure's chance, for sets of this size; it knows nothing of a bias that goes with n.
+    Raises ValueError for fewer than four groups in a set.
     """
-    if min(sizes) < 4:
-        raise ValueError("an interval from halves needs at least four in each set")
+    if min(len(np.unique(part)) for part in groups) < 4:
+        raise ValueError("an interval from halves needs at least four groups in each set")
     rng = np.random.default_rng(seed)
-    values = [statistic(*(np.sort(rng.permutation(n)[: n // 2]) for n in sizes)) for _ in range(draws)]
+    values = [statistic(*(half_of(part, rng) for part in groups)) for _ in range(draws)]
     half = float(student.ppf(0.975, draws - 1)) * np.std(values, axis=0, ddof=1)
     return value - half, value + half

@@ -51,6 +51,12 @@ class SourceCase:
         return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
 
 
+def parent_of(case: SourceCase) -> str:
+    """Name of the real case whose frame was repainted, or whose mask was filled; "" where none was, or nobody knows."""
+    request = case.provenance.get("request")
+    return str(request.get("background", "")) if isinstance(request, dict) else ""
+
+
 def state_of(cases: Sequence[SourceCase]) -> str:
     """A hash of what is known of the cases and of their files' content: another hash, other cases."""
     rows = []

@@ -33,13 +33,9 @@ class Mix:
         if self.amount < 0 or (self.mode == "share" and self.amount > 1) or not 0 <= self.probability <= 1:
             raise ValueError("amount is not negative, shares and probabilities lie between 0 and 1")
 
-    def count(self, real: int) -> int | None:
-        """How many synthetic examples this uses beside `real` real ones; None: as many as there are."""
-        if self.mode == "share":
-            return None if self.amount else 0
-        if self.mode == "pool":
-            return round(self.amount if self.amount >= 10 else self.amount * real)
-        return round(self.amount) * real
+    def pooled(self, real: int) -> int:
+        """How many synthetic examples a pool takes beside `real` real ones."""
+        return round(self.amount if self.amount >= 10 else self.amount * real)
 
 
 @dataclass
@@ -62,6 +58,15 @@ class Mixture(Sequence[T]):
     def __getitem__(self, index):
         return [*self.real, *self.synthetic][index]
 
+    def children_of(self, index: int) -> Sequence[T]:
+        return list(self.children.get(index, ()))[: round(self.mix.amount)]
+
+    def drawable(self) -> int:
+        """How many synthetic examples can be drawn."""
+        if self.mix.mode in ("add", "replace"):
+            return sum(len(self.children_of(index)) for index in range(len(self.real)))
+        return len(self.synthetic) if self.mix.amount or not self.real else 0
+
     def draw(self, rng: np.random.Generator) -> T:
         """One example; every draw is independent of the others."""
         if not self.synthetic:
@@ -76,7 +81,7 @@ class Mixture(Sequence[T]):
             pool = self.synthetic if rng.random() < amount else self.real
             return pool[rng.integers(len(pool))]
         index = int(rng.integers(len(self.real)))
-        made = list(self.children.get(index, ()))[: round(amount)]
+        made = self.children_of(index)
         # "add" as a share of what is drawn: a real example and, with `chance`, all of its children
         synthetic = chance * len(made) / (1 + chance * len(made)) if mode == "add" else chance
         return made[rng.integers(len(made))] if made and rng.random() < synthetic else self.real[index]

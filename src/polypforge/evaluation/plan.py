@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,9 @@ class Plan:
     title: str
     baseline: str
     arms: Mapping[str, Arm]
-    supplies: Mapping[str, Supply]
     networks: Mapping[str, Mapping[str, Any]]
     training: Mapping[str, Any]
+    supplies: Mapping[str, Supply] = field(default_factory=dict)
     task: str = "segmentation"
     question: str = ""
     sizes: tuple[int, ...] = (ALL,)
@@ -134,10 +134,11 @@ class Plan:
             min(self.draws, self.seeds, self.validation) < 1
             or not self.sizes
             or min(self.sizes) < 0
+            or len(set(self.sizes)) < len(self.sizes)
             or self.normal < -1
             or not self.networks
         ):
-            raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty")
+            raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty, and no size comes twice")
 
     def first_cells(self) -> list[Cell]:
         """Every training whose amount is known beforehand, and those that choose amounts: their seed is one that no other training has, so
@@ -193,29 +194,10 @@ def read_plan(name: str | Path, assignments: tuple[str, ...] = ()) -> Plan:
 
 def plan_from(values: Mapping[str, Any], where: str) -> Plan:
     """From plain values. Raises UserError."""
-    known = set(Plan.__dataclass_fields__)
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UserError(f"{where}: unknown key '{unknown[0]}'; known keys are {', '.join(sorted(known))}.")
     missing = [key for key in ("title", "baseline", "arms", "networks", "training") if key not in values]
     if missing:
         raise UserError(f"{where}: '{missing[0]}' is missing.")
-    for key in ("arms", "supplies", "networks", "training"):
-        if not isinstance(values.get(key, {}), Mapping):
-            raise UserError(f"{where}: {key} must be a mapping.")
-    rest = {k: v for k, v in values.items() if k not in ("arms", "supplies", "networks", "training", "published", "sizes")}
-    try:
-        return Plan(
-            arms={str(k): from_dict(Arm, v or {}, f"{where}: arms: {k}") for k, v in values["arms"].items()},
-            supplies={str(k): from_dict(Supply, v or {}, f"{where}: supplies: {k}") for k, v in (values.get("supplies") or {}).items()},
-            networks=dict(values["networks"]),
-            training=dict(values["training"]),
-            sizes=tuple(int(n) for n in values.get("sizes", (ALL,))),
-            published=tuple(values.get("published") or ()),
-            **rest,
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}.") from error
+    return from_dict(Plan, values, where)
 
 
 def shipped_plan(name: str) -> Path:

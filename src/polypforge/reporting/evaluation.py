@@ -38,8 +38,8 @@ def _row(row: Mapping[str, Any]) -> str:
 def _masks(masks: Mapping[str, Any]) -> list[str]:
     n = masks["n"]
     lines = ["", f"## Labels ({n['synthetic']} synthetic, {n['real']} real)", ""]
-    lines += ["| measure | synthetic | two halves of the real |", "|---|---|---|"]
-    lines += [f"| {k} | {_number(v['value'])} | {_number(v['real halves'])} |" for k, v in masks.items() if k.startswith("sim ")]
+    lines += ["| measure | synthetic | each real one against the others |", "|---|---|---|"]
+    lines += [f"| {k} | {_number(v['value'])} | {_number(v['real to other real'])} |" for k, v in masks.items() if k.startswith("sim ")]
     lines += ["", "| of the labels | real | synthetic | Wasserstein distance | Kolmogorov-Smirnov p |", "|---|---|---|---|---|"]
     for name, row in masks["distributions"].items():
         lines.append(f"| {name} | {_number(row['real'])} | {_number(row['made'])} | {_number(row['distance'])} | {row['p']:.2g} |")

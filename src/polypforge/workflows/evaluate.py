@@ -27,7 +27,7 @@ from polypforge.evaluation.images.perceptual import linear_weights, perceptual_d
 from polypforge.evaluation.images.sliced import sliced_wasserstein
 from polypforge.evaluation.masks.shapes import distribution_distances
 from polypforge.evaluation.masks.similarity import mask_similarity
-from polypforge.evaluation.measures import Figure, compare_features
+from polypforge.evaluation.measures import KID, Figure, compare_features
 from polypforge.features import Encoder
 from polypforge.features.inception import FidInception
 from polypforge.features.vit import ClipEncoder
@@ -90,7 +90,7 @@ def evaluate(
         read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device, spread) for w, s in zip(names, sets, strict=True)
     ]
     figures = [f for kind in KINDS for e in encoders for f in _of_features(pictures, e, kind)]
-    pixels = [_pixels(s) for s in sets]
+    pixels = [_pixels(s, seed) for seed, s in enumerate(sets)]
     figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
     result = {
         "real": str(real), "synthetic": str(synthetic), "split": split or "all",
@@ -152,18 +152,20 @@ def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> l
     if not len(real) or not len(made):
         return []
     name = f"{encoder.name} ({encoder.resizing})"
-    found = compare_features(real, made, kind, name, isinstance(encoder, ClipEncoder))
+    groups = pictures[0].groups(kind), pictures[1].groups(kind)
+    found = compare_features(real, made, kind, name, isinstance(encoder, ClipEncoder), groups)
     if isinstance(encoder, FidInception) and len(made) >= SPLITS:
         part = torch.from_numpy(np.array(made[:MOST_FOR_LOGITS])).to(next(encoder.parameters()).device)
         logits = encoder.logits(part).detach().cpu().numpy()
         mean, spread = inception_score(logits)
-        half = float(student.ppf(0.975, SPLITS - 1)) * spread / np.sqrt(SPLITS)
+        half = float(student.ppf(0.975, SPLITS - 1)) * spread / np.sqrt(SPLITS - 1)
         found.append(Figure("inception_score", kind, name, len(real), len(made), mean, (mean - half, mean + half)))
     return found
 
 
-def _pixels(source: Source) -> dict[str, list[Image]]:
-    """A sample of frames and lesions, both LESION_PX a side."""
+def _pixels(source: Source, seed: int) -> dict[str, list[Image]]:
+    """A sample of frames and lesions, both LESION_PX a side. seed: another one for each set, or pictures would be paired with their own
+    edits where both sets have one order."""
 
     def frame(_: SourceCase, case: Case) -> Image:
         return whole_frame(case.size).crop(case.image, LESION_PX)
@@ -172,7 +174,7 @@ def _pixels(source: Source) -> dict[str, list[Image]]:
         found = lesion_picture(entry, case)
         return found[0] if found else None
 
-    return {"frame": sampled(source.cases, PIXEL_SAMPLE, 0, frame), "lesion": sampled(source.cases, PIXEL_SAMPLE, 0, lesion)}
+    return {"frame": sampled(source.cases, PIXEL_SAMPLE, seed, frame), "lesion": sampled(source.cases, PIXEL_SAMPLE, seed, lesion)}
 
 
 def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder, name: str) -> list[Figure]:
@@ -231,15 +233,16 @@ def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, A
     """KID of lesions of one size against real ones of that size."""
     found = []
     for name, (low, high) in SIZE_CLASSES.items():
-        parts = []
+        parts, groups = [], []
         for p in pictures:
             features = p.features[encoder.name, "lesion"]
             rows = [row for row in p.rows if row["lesion"]]
             index = [k for k, row in enumerate(rows) if row.get("label") and low <= row["label"]["size"] < high]
             parts.append(np.asarray(features[index]) if index else np.zeros((0, 1), np.float32))
+            groups.append(p.groups("lesion")[index])
         row: dict[str, Any] = {"size": name, "real": len(parts[0]), "synthetic": len(parts[1]), "extractor": encoder.name, "kid": None}
         if min(len(parts[0]), len(parts[1])) >= LEAST_OF_A_KIND:
-            kid = next(f for f in compare_features(parts[0], parts[1], "lesion", encoder.name) if f.measure == "kid")
+            (kid,) = KID.figures(parts[0], parts[1], (groups[0], groups[1]), "lesion", encoder.name)
             row |= {"kid": kid.value, "interval": kid.interval, "floor": kid.floor}
         found.append(row)
     return found
@@ -252,13 +255,12 @@ def _of_masks(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) 
     if not all(masks):
         return None
     real, made = masks
-    half = (real[::2], real[1::2])
     result: dict[str, Any] = {"n": {"real": len(real), "synthetic": len(made)}}
     for measure in ("pixels", "iou"):
         for turns in (False, True):
             name = f"sim {measure}{' with turns' if turns else ''}"
-            floor = mask_similarity(*half, measure, turns) if all(half) else None
-            result[name] = {"value": mask_similarity(made, real, measure, turns), "real halves": floor}
+            floor = mask_similarity(real, None, measure, turns) if len(real) > 1 else None
+            result[name] = {"value": mask_similarity(made, real, measure, turns), "real to other real": floor}
     result["distributions"] = distribution_distances(real, made)
     for name in ("sharpness", "agreement"):
         result[name] = {"judge": judge} if name == "agreement" else {}

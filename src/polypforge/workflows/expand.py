@@ -118,7 +118,7 @@ def expand(
     cache = work / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
-    _refuse_what_cannot_be_expanded(opened, load)
+    refuse_what_cannot_be_expanded(opened, load)
     if source.folder:
         generator = opened_recipe(source.folder, steps, device_of(device))
     else:
@@ -175,7 +175,7 @@ def expand(
     return result
 
 
-def _refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> None:
+def refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> None:
     """Labels that the generator could not keep complete."""
     first = load(opened.source.cases[0].name)
     if first.classes:

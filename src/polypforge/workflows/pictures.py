@@ -20,7 +20,7 @@ from polypforge.core.files import read_jsonl, whole_file, write_jsonl
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import around_mask
-from polypforge.data.source import SourceCase, state_of
+from polypforge.data.source import SourceCase, parent_of, state_of
 from polypforge.evaluation.masks.shapes import boundary_sharpness, describe
 from polypforge.features import Encoder
 from polypforge.quality.audit.training import lesions_of
@@ -46,6 +46,11 @@ class Pictures:
 
     def count(self, kind: str) -> int:
         return len(self.rows) if kind == "frame" else sum(row["lesion"] for row in self.rows)
+
+    def groups(self, kind: str) -> NDArray:
+        """(count,) of each picture the patient, video or scene, or of a synthetic one the real frame that it was made from."""
+        shown = [c for c, row in zip(self.cases, self.rows, strict=True) if kind == "frame" or row["lesion"]]
+        return np.array([parent_of(c) or c.group or c.name for c in shown])
 
 
 def stamps(encoders: Sequence[Encoder]) -> list[str]:

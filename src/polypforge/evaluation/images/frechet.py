@@ -66,7 +66,8 @@ def _distance(apart: NDArray[np.float64], trace_a: float, trace_b: float, shared
 
 def frechet_infinity(real: NDArray[np.float32], made: NDArray[np.float32], points: int = 12, seed: int = 0) -> float:
     """The distance for endlessly many made pictures: the intercept of a line through the distances of `points` random subsets over 1 / size
-    (Chong & Forsyth 2020). Raises ValueError for fewer than 50."""
+    (Chong & Forsyth 2020). The bias of the real set's number stays, and near as few pictures as features the line bends. Raises ValueError
+    for fewer than 50."""
     if len(made) < 50 or len(real) < 50:
         raise ValueError("FID-infinity needs at least 50 pictures in each set")
     rng = np.random.default_rng(seed)

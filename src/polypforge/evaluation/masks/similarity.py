@@ -13,20 +13,22 @@ from polypforge.core.types import Mask
 SIDE_PX = 64  # masks are compared at this size
 
 
-def mask_similarity(generated: Sequence[Mask], real: Sequence[Mask], measure: str = "pixels", symmetries: bool = False) -> float:
+def mask_similarity(generated: Sequence[Mask], real: Sequence[Mask] | None, measure: str = "pixels", symmetries: bool = False) -> float:
     """mean over generated g of max over real r of the share of equal pixels (or the IoU, `measure="iou"`) of g and r.
 
+    real: None compares each mask of `generated` with all others of them (what a set of real masks gives is the floor of the figure).
     symmetries: also under mirror images and quarter turns of r. The printed formula of the paper sums over the wrong set; background
-    dominates equality of pixels, so the IoU says more. 1.0 means that every generated mask is a copy. Raises ValueError for empty sets.
+    dominates equality of pixels, so the IoU says more. 1.0 means that every generated mask is a copy. Raises ValueError for too few.
     """
-    if not generated or not real:
-        raise ValueError("SIM needs at least one generated and one real mask")
+    others = generated if real is None else real
+    if not generated or len(others) < (2 if real is None else 1):
+        raise ValueError("SIM needs at least one generated and one real mask, or two to compare with each other")
     if measure not in ("pixels", "iou"):
         raise ValueError("measure is pixels or iou")
     ours = np.stack([_small(m) for m in generated]).reshape(len(generated), -1)
     best = np.zeros(len(ours))
-    for turned in _turns([_small(m) for m in real], symmetries):
-        theirs = turned.reshape(len(real), -1)
+    for turned in _turns([_small(m) for m in others], symmetries):
+        theirs = turned.reshape(len(others), -1)
         both = ours.astype(np.float32) @ theirs.T.astype(np.float32)
         sizes = ours.sum(1)[:, None] + theirs.sum(1)[None]
         if measure == "iou":
@@ -34,6 +36,8 @@ def mask_similarity(generated: Sequence[Mask], real: Sequence[Mask], measure: st
             values = np.where(either > 0, both / np.maximum(either, 1), 1.0)
         else:
             values = 1 - (sizes - 2 * both) / ours.shape[1]
+        if real is None:
+            np.fill_diagonal(values, 0.0)
         best = np.maximum(best, values.max(1))
     return float(best.mean())
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 
@@ -99,8 +100,13 @@ def run(job: Job) -> Path:
     for frame, parent in zip(synthetic, job.parents, strict=True):
         if parent in index:
             children.setdefault(index[parent], []).append(frame)
-    wanted = job.mix.count(len(real) or len(synthetic))
-    if wanted is not None and job.mix.mode == "pool" and wanted < len(synthetic):
+    if job.mix.mode in ("add", "replace") and job.mix.amount and not children:
+        raise UserError(
+            f"{cell.label}: no synthetic case says which of the {len(real)} real ones it was made from, so '{job.mix.mode}' has nothing to "
+            "draw: use the mode pool or share."
+        )
+    wanted = job.mix.pooled(len(real) or len(synthetic))
+    if job.mix.mode == "pool" and wanted < len(synthetic):
         order = numpy_rng("downstream synthetic", cell.draw, cell.seed).permutation(len(synthetic))
         synthetic = [synthetic[k] for k in sorted(order[:wanted])]
     pool = Mixture(real, synthetic, job.mix, children, job.augment)
@@ -113,7 +119,7 @@ def run(job: Job) -> Path:
         raise KeyboardInterrupt
     best = task.Network.load_pretrained(folder / "best").to(job.device).eval()
     tests = {name: task.score(best, (_load(c) for c in cases)) for name, cases in job.tests.items()}
-    counted = {"real": len(real), "synthetic": len(synthetic), "steps": progress.step, "seconds": round(progress.seconds, 1)}
+    counted = {"real": len(real), "synthetic": pool.drawable(), "steps": progress.step, "seconds": round(progress.seconds, 1)}
     write_json(job.result, {"cell": asdict(cell), **counted, "validation": 1 - progress.best_loss, "tests": tests})
     shutil.rmtree(folder)  # its weights have said what they had to say
     return job.result
@@ -122,8 +128,9 @@ def run(job: Job) -> Path:
 def quiet_worker(threads: int, offline: bool) -> None:
     """For a process of a pool: no bars, its share of the cores, and no network when that was asked for."""
     set_offline(offline)
-    if offline:
+    if offline:  # the variable alone says nothing to a library that is imported already
         os.environ["HF_HUB_OFFLINE"] = "1"
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
     console.quiet = True
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)

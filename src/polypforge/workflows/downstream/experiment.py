@@ -19,17 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from polypforge.core.config import from_dict
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
+from polypforge.core.files import content_of, read_json
 from polypforge.core.seeding import content_hash
 from polypforge.data.source import SourceCase, state_of
 from polypforge.evaluation.plan import CHOOSING, Cell, Plan, read_plan
 from polypforge.evaluation.tasks import task_of
-from polypforge.models.locate import set_offline
+from polypforge.models.locate import set_offline, weights_hash
+from polypforge.quality.gates.settings import read_gates
+from polypforge.recipes import recipe_class
 from polypforge.workflows.device import device_of
 from polypforge.workflows.downstream.cases import Draw, draw_cases, open_tests
 from polypforge.workflows.downstream.cell import Job, quiet_worker, run, settings
 from polypforge.workflows.downstream.results import Results, write_results
 from polypforge.workflows.downstream.supply import Made, identity, make, refuse_foreign
+from polypforge.workflows.expand import refuse_what_cannot_be_expanded
 from polypforge.workflows.opened import files_of, keep_report, open_checked
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
@@ -53,7 +56,13 @@ class Experiment:
         """Known by the plan's words for the cell and by the content of all cases that take part."""
         draw = self.draws[cell.draw]
         parts = (draw.learned[cell.size], draw.validation, self.supply(cell).cases, *self.tests.values())
-        return self.out / "cells" / f"{content_hash([self.plan.cell_id(cell), [self._state(part) for part in parts]])}.json"
+        known = [self.plan.cell_id(cell), [self._state(part) for part in parts], *self._weights(cell.network)]
+        return self.out / "cells" / f"{content_hash(known)}.json"
+
+    def _weights(self, network: str) -> list[str]:
+        """The content of files that the network sets out from."""
+        weights = Path(str(self.plan.networks[network].get("weights") or ""))
+        return [weights_hash(weights)] if weights.name and weights.is_dir() else [content_of(weights)] if weights.is_file() else []
 
     def _state(self, cases: tuple[SourceCase, ...]) -> str:
         if id(cases) not in self.states:
@@ -77,7 +86,7 @@ class Experiment:
         arm, learned = plan.arms[cell.arm], draw.learned[cell.size]
         real = learned[: round(arm.real * len(learned))]
         return Job(
-            cell, self.result(cell), plan.task, plan.networks[cell.network] or {}, plan.training, arm.augment, plan.mix(cell), real,
+            cell, self.result(cell), plan.task, plan.networks[cell.network], plan.training, arm.augment, plan.mix(cell), real,
             made.cases, made.parents, draw.validation, self.tests, device, len(learned),
         )  # fmt: skip
 
@@ -106,15 +115,20 @@ def downstream(
     plan = plan if isinstance(plan, Plan) else read_plan(plan, tuple(assignments))
     settings(plan.training, 1, 0)
     for name, network in plan.networks.items():
-        from_dict(task_of(plan.task).Network.config_class, network or {}, f"networks: {name}")
+        from_dict(task_of(plan.task).Network.config_class, network, f"networks: {name}")
     for supply in plan.supplies.values():
+        recipe_class(supply.recipe)
         if supply.folder and not Path(supply.folder).is_dir():
             raise UserError(f"{supply.folder} is no folder: a supply made elsewhere needs one.")
+        if not supply.folder:
+            read_gates(supply.gates)
     refuse_nesting(train, out)
     fresh = not out.exists()
     described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests], FILES: files_of(train, layout)}
     cache = out / "checks" / "train.json"
     opened = open_checked(train, layout, skip_bad, cache=cache if resumes(out, "downstream", described) else None)
+    if any(not supply.folder for supply in plan.supplies.values()):
+        refuse_what_cannot_be_expanded(opened, opened.loader())
     draws = draw_cases(opened, plan)
     claim(out, "downstream", described)
     keep_report(opened, cache)

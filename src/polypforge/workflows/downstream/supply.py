@@ -12,7 +12,7 @@ from polypforge.core.files import write_jsonl
 from polypforge.core.seeding import content_hash
 from polypforge.data.folder import METADATA, is_data_set, read_data_set
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import Source, SourceCase, parent_of
 from polypforge.evaluation.plan import Plan, Supply
 from polypforge.models.locate import locate, weights_hash
 from polypforge.quality.gates.settings import read_gates
@@ -58,12 +58,6 @@ def made_elsewhere(folder: Path) -> Made:
     if not cases:
         raise UserError(f"{folder} holds no synthetic case: nothing passed the gates, or it is another folder.")
     return Made(tuple(cases), tuple(parent_of(c) for c in cases), tuple(str(c.provenance.get("donor", "")) for c in cases))
-
-
-def parent_of(case: SourceCase) -> str:
-    """Name of the real case whose frame was repainted, or whose mask was filled; "" where none was, or nobody knows."""
-    request = case.provenance.get("request")
-    return str(request.get("background", "")) if isinstance(request, dict) else ""
 
 
 def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
