@@ -67,7 +67,7 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job], drafts: Drafts | None = None) -> list[Case]:
-    """One case a job. Each job has its own noise, so its result does not depend on the batch it runs in."""
+    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch."""
     device = next(base.parameters()).device
     views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
     shown = _threads(partial(View.planes, size=config.detail_px), views)
