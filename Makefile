@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/polypforge demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations 15 tests/readme tests # the longest first
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations 15 tests/readme tests/workflows/test_cluster.py tests # the longest first
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

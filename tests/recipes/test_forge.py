@@ -273,7 +273,9 @@ def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
 def test_save_and_load(tiny_forge, frame, tmp_path):
     tiny_forge.save_pretrained(tmp_path / "m")
     twin = load_recipe(tmp_path / "m")
-    assert (twin.generate([job(frame)])[0].image == tiny_forge.generate([job(frame)])[0].image).all()
+    ours, theirs = (r.generate([job(frame)])[0].image.astype(int) for r in (tiny_forge, twin))
+    assert np.abs(ours - theirs).max() <= 1  # weights lie elsewhere in memory, where some processors sum in another order
+    assert all(torch.equal(a, b) for a, b in zip(tiny_forge.state_dict().values(), twin.state_dict().values(), strict=True))
     assert not list((tmp_path / "m").rglob("*.bin"))
     plain = UNet2DModel.from_pretrained(tmp_path / "m" / "base_unet")  # plain diffusers opens it
     assert plain.config.in_channels == 9 * 16

@@ -34,8 +34,9 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Two workers of one core, also on a machine with one."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    """Two workers of one core, also on a machine with one, as important as the tests beside them: Ray's are at the end of the queue."""
+    first = {"worker_niceness": 0}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _system_config=first)
     yield
     ray.shutdown()
 

@@ -38,7 +38,7 @@ from polypforge.workflows.cluster import on_cluster, refuse_engine
 from polypforge.workflows.device import device_of
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.pictures import KINDS, LESION_PX, PictureReader, Pictures, Spread, lesion_picture, read_pictures, sampled, stamps
-from polypforge.workflows.run_folder import versions
+from polypforge.workflows.run_folder import claim, refuse_nesting, versions
 
 DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
 DEFAULT_JUDGE = "starter:window_segmenter"
@@ -76,6 +76,10 @@ def evaluate(
     set_offline(offline)
     asked, device = device, device_of(device)
     sets = _open_both(real, synthetic, split, layout)
+    refuse_nesting(real, out)
+    refuse_nesting(synthetic, out)
+    given = {"real": str(real.resolve()), "synthetic": str(synthetic.resolve()), "split": split, "layout": layout}
+    claim(out, "evaluate", given | {"extractors": list(extractors), "judge": judge, "perceptual": perceptual})
     encoders = [open_encoder(name, device) for name in extractors]
     seer = load_judge(locate(judge)).to(device) if judge else None
     seen_by = weights_hash(locate(judge)) if judge else ""
@@ -224,7 +228,9 @@ def _notes(pictures: Sequence[Pictures]) -> list[str]:
         sizes = {tuple(row["size"]) for row in part.rows}
         if len(sizes) > 1:
             notes.append(f"The {what} frames have {len(sizes)} sizes; each is stretched to the extractor's square.")
-    if pictures[1].count("lesion"):
+    asked = [c.provenance.get("request") for c in pictures[1].cases]
+    inpainted = any(not isinstance(r, dict) or r.get("region") for r in asked)  # or nobody knows
+    if inpainted and pictures[1].count("lesion"):
         notes.append("Most of an inpainted frame is real, which flatters figures of whole frames: read those of lesions.")
     return notes
 

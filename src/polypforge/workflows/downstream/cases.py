@@ -97,6 +97,8 @@ def open_tests(
         bare = [c.name for c in cases if c.read_masks is None and c.boxes]
         if masks and bare:
             raise UserError(f"{name} has boxes but no mask of '{bare[0]}': segmenters are tested on masks.")
+        if not masks and not any(_shows_lesion(c) or c.boxes for c in cases):
+            raise UserError(f"{name} shows no lesion that a detector could find: test on cases with some.")
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
     return tests
