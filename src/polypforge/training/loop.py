@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,11 @@ class Trainer:
         self._drop_later_metrics()
         self.model.train()
         writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=progress.step) if self._is_main else None
-        with ThreadPoolExecutor(1) as reader, self._interruptible(), self._bar() as bar:
+        with closing(self._batches()) as batches, self._interruptible(), self._bar() as bar:
             task = bar.add_task("training", total=1.0, completed=self._share_done())
-            coming = reader.submit(self._batch, progress.step)
             while not self._finished():
                 started = time.monotonic()
-                batch = coming.result()
-                coming = reader.submit(self._batch, progress.step + 1)
-                losses = self._step(batch)
+                losses = self._step(next(batches))
                 progress.step += 1
                 progress.samples += config.batch_size * config.accumulate * self.accelerator.num_processes
                 progress.seconds += time.monotonic() - started
@@ -102,7 +100,6 @@ class Trainer:
                     self._checkpoint()
                 if self._due(config.preview_every):
                     self._preview()
-            coming.cancel()
         if progress.step > first:  # nothing new is to be said of a run that was finished already
             if not self.stop_asked:  # off its schedule, it could keep another best copy than a run that was never stopped
                 self._validate(writer)
@@ -128,6 +125,18 @@ class Trainer:
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
+
+    def _batches(self) -> Generator[list[Batch]]:
+        """From the next step on. Beside a GPU each is drawn during the step before; on a CPU a thread beside those of the step makes them
+        wait for each other, which takes longer than drawing."""
+        first = self.progress.step
+        if self.accelerator.device.type == "cpu":
+            yield from map(self._batch, count(first))
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._batch, first)
+            for step in count(first + 1):
+                batch, coming = coming.result(), reader.submit(self._batch, step)
+                yield batch
 
     def _batch(self, step: int) -> list[Batch]:
         config = self.config

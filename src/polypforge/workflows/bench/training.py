@@ -43,11 +43,7 @@ def training(setting: Setting) -> Contest:
             raise KeyboardInterrupt
 
     sides = [
-        Side(
-            f"{STEPS} steps of {BATCH}: {fast_format(setting.device)}, fused AdamW, frames decoded once and drawn beside the step",
-            step_ours,
-            STEPS * BATCH,
-        ),
+        Side(f"{STEPS} steps of {BATCH}: {fast_format(setting.device)}, fused AdamW, frames decoded once", step_ours, STEPS * BATCH),
         Side(
             f"{STEPS} steps of {BATCH}: float32, files read for each example",
             lambda: plain_training(theirs, pool, setting.source, setting.scratch / "plain.pt", config),
