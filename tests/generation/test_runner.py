@@ -120,6 +120,10 @@ def test_requests_file_round_trip_and_errors(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"background": "a", "label": "cat", "region": [[0,0],[1,1],[2,0]], "seed": 1}\n')
     with pytest.raises(UserError, match="polyp or normal"):
         read_requests(tmp_path / "r.jsonl")
+    for seed in (2**63, -1, "true"):
+        (tmp_path / "r.jsonl").write_text(f'{{"background": "a", "label": "polyp", "region": [[0,0],[1,1],[2,0]], "seed": {seed}}}\n')
+        with pytest.raises(UserError, match="seed is an integer from 0"):
+            read_requests(tmp_path / "r.jsonl")
 
 
 @pytest.mark.parametrize("fitting", [1, 2])

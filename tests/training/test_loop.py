@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -112,6 +113,30 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     trainer(tmp_path).run()
     model = Line()
     assert trainer(tmp_path, model).run().step == 20 and model.calls == 0
+
+
+def test_a_picture_that_does_not_fit_costs_neither_checkpoint_nor_model(tmp_path):
+    def too_large(model, step):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    run = trainer(tmp_path, preview=too_large, preview_every=10, checkpoint_every=7)
+    assert run.run().step == 20
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps()[-1] == 20 and weights(tmp_path)
+
+
+def test_what_was_found_best_outlives_the_last_checkpoint(tmp_path):
+    first = trainer(tmp_path, validate_every=0).run().best_loss
+    assert first < float("inf") and trainer(tmp_path, validate_every=0).run().best_loss == first
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn(tmp_path):
+    run = trainer(tmp_path)
+    run.accelerator = SimpleNamespace(device=torch.device("cuda"))
+    ahead = run._batches()
+    for step in range(3):
+        for ours, theirs in zip(next(ahead), run._batch(step), strict=True):
+            assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    ahead.close()
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path):

@@ -11,7 +11,8 @@ from polypforge.core.types import Case
 from polypforge.data.folder import METADATA, write_data_set
 from polypforge.evaluation.plan import plan_from
 from polypforge.phantom.render import render
-from polypforge.workflows.downstream.cases import draw_cases
+from polypforge.workflows.downstream.cases import draw_cases, open_tests
+from polypforge.workflows.downstream.cell import run
 from polypforge.workflows.downstream.experiment import Experiment, downstream
 from polypforge.workflows.downstream.supply import make
 from polypforge.workflows.opened import open_checked
@@ -193,6 +194,39 @@ def test_cells_are_known_by_the_content_of_their_cases(real, tmp_path):
     assert len({e.result(cell) for e in (*found, tested)}) == 3
     again = Experiment(found[0].plan, draw_cases(open_checked(real), plan), {}, tmp_path, "cpu", True)
     assert again.result(cell) == found[0].result(cell)
+
+
+def test_a_cell_knows_the_weights_that_its_network_sets_out_from(real, tmp_path):
+    file = tmp_path / "encoder.safetensors"
+    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}, "networks": {"unet": NETWORK | {"weights": str(file)}}}, "here")
+    draws, found = draw_cases(open_checked(real), plan), []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        found.append(Experiment(plan, draws, {}, tmp_path, "cpu", True).result(plan.first_cells()[0]))
+    assert found[0] != found[1]
+
+
+def test_adding_children_needs_to_know_their_parents(real, tmp_path):
+    arms = {"strong": {}, "given": {"synthetic": "given", "mode": "add", "amounts": [2]}}
+    plan = with_folder(tmp_path / "made", arms=arms)
+    synthetic(tmp_path / "made", [])
+    experiment = Experiment(plan, draw_cases(open_checked(real), plan), {}, tmp_path / "run", "cpu", True)
+    cell = next(c for c in plan.first_cells() if c.arm == "given")
+    with pytest.raises(UserError, match="'add' has nothing to draw"):
+        run(experiment.job(cell, "cpu"))
+
+
+def test_a_detector_is_not_tested_where_there_is_nothing_to_find(real, tmp_path):
+    write_data_set(tmp_path / "normal", [render(k, 96, polyps=0) for k in range(4)])
+    with pytest.raises(UserError, match="shows no lesion that a detector"):
+        open_tests(open_checked(real), [tmp_path / "normal"], [], tmp_path / "checks", False, masks=False)
+
+
+def test_an_unknown_recipe_is_said_before_anything_is_made(real, tmp_path):
+    plan = plan_from(PLAN | {"supplies": {"given": {"recipe": "magic"}}}, "here")
+    with pytest.raises(UserError, match="magic"):
+        downstream(plan, real, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_folders_and_splits_are_said(real, tmp_path):

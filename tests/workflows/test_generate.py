@@ -1,0 +1,39 @@
+"""`generate`: what resumes, and what is refused."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from polypforge.core.errors import UserError
+from polypforge.core.images import read_image, write_png
+from polypforge.data.folder import write_data_set
+from polypforge.workflows.expand import expand
+from polypforge.workflows.generate import generate_cases
+
+
+def test_copied_data_resume_and_changed_data_are_refused(tiny_forge, polyps, tmp_path):
+    write_data_set(tmp_path / "data", polyps[:4])
+    tiny_forge.save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "num": 2, "device": "cpu"}
+    made = generate_cases(tmp_path / "data", tmp_path / "out", **options)["made"]
+    assert made >= 2
+    shutil.move(tmp_path / "data", tmp_path / "before")
+    shutil.copytree(tmp_path / "before", tmp_path / "data", copy_function=shutil.copyfile)  # other file times
+    assert generate_cases(tmp_path / "data", tmp_path / "out", **options)["made"] == 0
+    with pytest.raises(UserError, match="steps = None, not 2"):
+        generate_cases(tmp_path / "data", tmp_path / "out", **options, steps=2)
+    picture = next((tmp_path / "data" / "images").iterdir())
+    write_png(picture, read_image(picture)[:, ::-1].copy())
+    with pytest.raises(UserError, match="other data"):
+        generate_cases(tmp_path / "data", tmp_path / "out", **options)
+    with pytest.raises(UserError, match="--batch-size is 0"):
+        generate_cases(tmp_path / "data", tmp_path / "new", **options, batch_size=0)
+
+
+def test_synthetic_cases_alone_are_nothing_to_expand(polyps, tmp_path):
+    made = [replace(c, name=f"made-{k}", provenance={"synthetic": True}) for k, c in enumerate(polyps[:4])]
+    write_data_set(tmp_path / "data", made)
+    with pytest.raises(UserError, match="0 case\\(s\\) left to learn from"):
+        expand(tmp_path / "data", tmp_path / "out", 2, device="cpu")
+    assert not (tmp_path / "out").exists()
