@@ -15,6 +15,7 @@ from polypforge.generation.writer import CaseStore
 from polypforge.recipes.base import Job, Recipe
 
 LoadBackground = Callable[[str], Case]
+TOO_LITTLE_MEMORY = "the device has too little memory for a single image: use --device cpu, or a smaller model."
 OF_RECIPES = ("donor",)  # what recipes themselves say of a case: the real case whose lesion was put into it
 
 
@@ -77,7 +78,7 @@ def refuse_unfit(recipe: Recipe, requests: Sequence[Request]) -> None:
 def _half(batch: int) -> int:
     """The next batch size after one that didn't fit."""
     if batch == 1:
-        raise UserError("the device has too little memory for a single image: use --device cpu, or a smaller model.") from None
+        raise UserError(TOO_LITTLE_MEMORY) from None
     torch.cuda.empty_cache()
     console.print(f"Out of memory with {batch} images at once: going on with {batch // 2}.")
     return batch // 2

@@ -65,10 +65,10 @@ def on_cluster(
     count = min(workers or max(1, room), len(shards))
     if count > room:
         raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")
-    beside = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
-    cores = (
-        max(1, min(beside, default=1)) if gpu else next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)
-    )  # a worker lies on one machine
+    if gpu:
+        cores = max(1, min((int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1), default=1))
+    else:  # a worker lies on one machine
+        cores = next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)
     actor = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
     given = ray.put((*arguments, "cuda" if gpu else "cpu"))  # kept here: a worker that is started again needs it again
     made = [actor.remote(make, given, cores, Path.cwd()) for _ in range(count)]

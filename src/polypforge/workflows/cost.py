@@ -8,6 +8,7 @@ import time
 import torch
 
 from polypforge.core.errors import UserError
+from polypforge.generation.runner import TOO_LITTLE_MEMORY
 from polypforge.recipes import Job, Recipe
 from polypforge.workflows.plan import AnyPlanner
 
@@ -21,7 +22,7 @@ def seconds_per_case(recipe: Recipe, planner: AnyPlanner, load, probe: int = 4) 
     except torch.OutOfMemoryError:
         if probe > 1:
             return seconds_per_case(recipe, planner, load, probe // 2)
-        raise UserError("the device has too little memory for a single image: use --device cpu, or a smaller model.") from None
+        raise UserError(TOO_LITTLE_MEMORY) from None
     return (time.monotonic() - start) / len(requests)
 
 
