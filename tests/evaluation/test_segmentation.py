@@ -8,7 +8,7 @@ import torch
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
-from polypforge.core.types import Case
+from polypforge.core.types import NORMAL, Case
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mix, Mixture
 from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
@@ -160,6 +160,23 @@ def test_the_segmenter_learns_saves_and_predicts_at_the_frames_own_size(tmp_path
     chances = loaded.predict(frames)
     assert [c.shape for c in chances] == [(96, 96), (50, 70)] and 0 <= chances[0].min() <= chances[0].max() <= 1
     assert np.abs(chances[0] - model.predict(frames)[0]).max() < 0.02
+
+
+def test_a_segmenter_sets_out_from_all_weights_of_another_one(tmp_path):
+    first = LesionSegmenter(from_dict(LesionSegmenterConfig, TINY))
+    first.save_pretrained(tmp_path / "first")
+    second = LesionSegmenter(from_dict(LesionSegmenterConfig, TINY | {"weights": str(tmp_path / "first")}))
+    assert all(torch.equal(a, b) for a, b in zip(first.net.state_dict().values(), second.net.state_dict().values(), strict=True))
+    assert second.config.weights == ""  # what is saved stands for itself
+    with pytest.raises(UserError, match="of another network"):
+        LesionSegmenter(LesionSegmenterConfig(encoder="resnet18", weights=str(tmp_path / "first")))
+    with pytest.raises(UserError, match="no starter weights"):
+        LesionSegmenter(LesionSegmenterConfig(encoder="resnet18", weights="starter:nothing"))
+
+
+def test_frames_without_lesion_need_no_mask():
+    frame = LesionSegmenter(from_dict(LesionSegmenterConfig, TINY)).frame(Case("a", np.zeros((9, 9, 3), np.uint8), None, label=NORMAL))
+    assert not frame.mask.any()
 
 
 @pytest.mark.parametrize("architecture", ["unetplusplus", "fpn", "deeplabv3plus", "segformer"])

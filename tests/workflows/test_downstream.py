@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl, write_jsonl
 from polypforge.core.types import Case
 from polypforge.data.folder import METADATA, write_data_set
 from polypforge.evaluation.plan import plan_from
+from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
 from polypforge.phantom.render import render
 from polypforge.workflows.downstream.cases import draw_cases, open_tests
 from polypforge.workflows.downstream.cell import run
@@ -202,6 +205,18 @@ def test_a_cell_knows_the_weights_that_its_network_sets_out_from(real, tmp_path)
     draws, found = draw_cases(open_checked(real), plan), []
     for content in (b"one", b"two"):
         file.write_bytes(content)
+        found.append(Experiment(plan, draws, {}, tmp_path, "cpu", True).result(plan.first_cells()[0]))
+    assert found[0] != found[1]
+
+
+def test_a_cell_knows_all_weights_that_its_network_sets_out_from(real, tmp_path):
+    start = tmp_path / "start"
+    network = NETWORK | {"weights": str(start)}
+    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}, "networks": {"unet": network}}, "here")
+    draws, found = draw_cases(open_checked(real), plan), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        LesionSegmenter(from_dict(LesionSegmenterConfig, NETWORK)).save_pretrained(start)
         found.append(Experiment(plan, draws, {}, tmp_path, "cpu", True).result(plan.first_cells()[0]))
     assert found[0] != found[1]
 

@@ -32,6 +32,11 @@ def starter_names() -> list[str]:
     return sorted(p.name for p in root.iterdir() if (p / "config.json").is_file()) if root.is_dir() else []
 
 
+def is_local(model: str) -> bool:
+    """Whether `model` names shipped weights or a folder of this machine, and nothing else (a hub id, a file, nothing)."""
+    return model.startswith(STARTER) or (model != "" and Path(model).is_dir())
+
+
 def locate(model: str, offline: bool = False) -> Path:
     """The folder that holds `model`. A hub id is downloaded (safetensors and JSON only) unless `offline`.
 

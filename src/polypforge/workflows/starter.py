@@ -18,6 +18,7 @@ from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
+from polypforge.evaluation.segmentation.network import LesionSegmenter
 from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.masks.shapes import components, region_mask
 from polypforge.models.first_stage import FirstStage
@@ -38,6 +39,7 @@ from polypforge.workflows.trainables import shipped_config
 
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
+LEARNER = "lesion_segmenter"  # never sees real data
 TRAINED_AS = {ENCODER: FrameEncoder.name}  # where the shipped name isn't that of `polypforge train`
 
 
@@ -47,6 +49,7 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
+    train(LEARNER, (), out / LEARNER, device=device)
     for name in (FINDER, FIRST_STAGE, ENCODER, JUDGE, FORGE):
         kind = TRAINED_AS.get(name, name)
         budget = float(read_yaml(shipped_config(kind))["training"]["budget_seconds"]) * budget_share
@@ -59,7 +62,7 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
 def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[str, Any]:
     """Measure generator and judge of `out` on the held-out cases of `folders`; write all weights in half precision with their card."""
     target = out / "starter"
-    trained = {name: out / name / "model" for name in (FORGE, JUDGE, FIRST_STAGE, ENCODER, FINDER)}
+    trained = {name: out / name / "model" for name in (FORGE, JUDGE, FIRST_STAGE, ENCODER, FINDER, LEARNER)}
     with whole_folder(target / FORGE) as folder:
         load_recipe(trained[FORGE]).to(torch.bfloat16).save_pretrained(folder)
     with whole_folder(target / JUDGE) as folder:
@@ -70,6 +73,8 @@ def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[s
         FrameEncoder.load_pretrained(trained[ENCODER]).save_pretrained(folder)
     with whole_folder(target / FINDER) as folder:
         OverlayFinder.load_pretrained(trained[FINDER]).to(torch.float16).save_pretrained(folder)
+    with whole_folder(target / LEARNER) as folder:
+        LesionSegmenter.load_pretrained(trained[LEARNER]).to(torch.float16).save_pretrained(folder)
     recipe = load_recipe(target / FORGE).float()
     segmenter = WindowSegmenter.load_pretrained(target / JUDGE).eval()
     opened = [open_checked(f, cache=out / "checks" / f"{f.name}.json") for f in folders]
@@ -202,14 +207,14 @@ def model_card(figures: dict[str, Any], size: int, opened: list[Opened]) -> str:
 
 CARD = """# Starter weights
 
-`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels), `encoder` (features of frames, learned without labels), `overlay_finder` (burnt-in text, learned from rendered text) and `first_stage` (the f4 autoencoder that latent recipes of starter size
-work in), {size:.1f} MB together, safetensors.
+`forge` (generator: image and mask of a lesion in a region of a frame), `window_segmenter` (the judge of labels), `encoder` (features of frames, learned without labels), `overlay_finder` (burnt-in text, learned from rendered text), `first_stage` (the f4 autoencoder that latent recipes of starter size
+work in) and `lesion_segmenter` (where the segmenters of `downstream fair` set out from; learned from phantoms alone), {size:.1f} MB together, safetensors.
 
 **Data.** {used} (cases in use after near-duplicates of held-out cases were left out), and phantom frames of this project. Kvasir-SEG (Jha et al., MMM 2020) and PolypGen
 (Ali et al., Scientific Data 2023): research and education only, so the weights are too. Held-out: Kvasir-SEG's `test.txt` and PolypGen centre 5; no weight and no setting of
 the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
-**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/window_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
+**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/window_segmenter/starter.yaml`, `configs/lesion_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
 weights of the last step are shipped.
 
 **Figures** on held-out frames: half of the requests repaint the frame's lesion with a new one, half add a second lesion. The judge was trained on other frames than these. Copy-paste is Poisson

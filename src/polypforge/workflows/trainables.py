@@ -1,4 +1,4 @@
-"""What `polypforge train` knows by name (recipes, judges, detector, first stage, encoder, overlay finder), and shipped configurations."""
+"""What `polypforge train` knows by name: recipes, judges, and the other networks; and shipped configurations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
+from polypforge.evaluation.segmentation.network import LesionSegmenter
 from polypforge.features.frame_encoder import FrameEncoder
 from polypforge.models.first_stage import FirstStage
 from polypforge.models.overlay_finder import OverlayFinder
@@ -16,7 +17,7 @@ from polypforge.quality.detector import Detector
 from polypforge.quality.judges import JUDGES, judge_class
 from polypforge.recipes import RECIPES, recipe_class
 
-OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder, Detector, OverlayFinder)
+OTHERS: tuple[type[Trainable], ...] = (FirstStage, FrameEncoder, Detector, OverlayFinder, LesionSegmenter)
 
 
 def trainable_names() -> list[str]:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from polypforge.core.errors import UserError
-from polypforge.core.types import Case, Image, Mask
+from polypforge.core.types import NORMAL, Case, Image, Mask
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
+from polypforge.models.locate import is_local, locate
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.saved_net import SavedNet
@@ -32,9 +33,10 @@ PREDICTED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class LesionSegmenterConfig:
-    """architecture, encoder: any of segmentation-models-pytorch. weights: of the encoder: a safetensors file, a name that timm or
-    torchvision knows (they download it), or "" for none. depth: its stages. decoder: widths, of unet and unetplusplus. size_px: side of
-    the frames that it sees (resized, not cut). loss: dice (as the papers), or bce_dice."""
+    """architecture, encoder: any of segmentation-models-pytorch. weights: of the encoder (a safetensors file, or a name that timm or
+    torchvision knows: they download it), of the whole network (a run of `train lesion_segmenter`, or starter:lesion_segmenter), or "" for
+    none. depth: its stages. decoder: widths, of unet and unetplusplus. size_px: side of the frames that it sees (resized, not cut).
+    loss: dice (as the papers), or bce_dice."""
 
     architecture: str = "unet"
     encoder: str = "resnet34"
@@ -79,7 +81,7 @@ class LesionSegmenter(SavedNet, Trainable):
         self.config = replace(config, weights="")  # what is saved starts from nothing else
         widths = {"decoder_channels": config.decoder} if config._has_widths else {}
         file = Path(config.weights) if config.weights.endswith(".safetensors") else None
-        named = (config.weights or None) if file is None else None
+        named = (config.weights or None) if file is None and not is_local(config.weights) else None
         try:
             self.net = smp.create_model(config.architecture, config.encoder, named, classes=1, encoder_depth=config.depth, **widths)
             if file is not None:
@@ -92,18 +94,28 @@ class LesionSegmenter(SavedNet, Trainable):
             raise UserError(
                 f"segmenter {config.architecture} with encoder {config.encoder} and weights '{config.weights}': {what}."
             ) from error
+        if is_local(config.weights):
+            self._set_out_from(type(self).load_pretrained(locate(config.weights)))
+
+    def _set_out_from(self, other: LesionSegmenter) -> None:
+        try:
+            self.net.load_state_dict(other.net.state_dict())
+        except RuntimeError as error:
+            shape, wanted = (f"{c.architecture}, {c.encoder}, depth {c.depth}, decoder {c.decoder}" for c in (other.config, self.config))
+            raise UserError(f"weights are of another network ({shape}) than the one that sets out from them ({wanted}).") from error
 
     def frame(self, case: Case) -> Frame:
-        """Raises UserError for a case without a mask."""
-        if case.mask is None:
+        """Raises UserError for a lesion without a mask."""
+        if case.mask is None and (case.boxes or case.label != NORMAL):
             raise UserError(f"{case.name} has boxes but no mask: a segmenter learns from masks.")
         size = (self.config.size_px, self.config.size_px)
-        mask = cv2.resize(case.mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
+        truth = case.mask if case.mask is not None else np.zeros(case.size, bool)
+        mask = cv2.resize(truth.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
         return Frame(case.name, cv2.resize(case.image, size, interpolation=cv2.INTER_AREA), mask)
 
     def prepare(self, cases: Sequence[Case]) -> Mixture[Frame]:
-        """All cases as they are."""
-        return Mixture([self.frame(case) for case in cases])
+        """All cases, to be strongly augmented."""
+        return Mixture([self.frame(case) for case in cases], augment="strong")
 
     def training_batch(self, pool: Sequence, batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1] and mask (B, 1, S, S) in {0, 1}, drawn from the mixture and augmented as it says."""

@@ -24,7 +24,7 @@ from polypforge.core.seeding import content_hash
 from polypforge.data.source import SourceCase, state_of
 from polypforge.evaluation.plan import CHOOSING, Cell, Plan, read_plan
 from polypforge.evaluation.tasks import task_of
-from polypforge.models.locate import set_offline, weights_hash
+from polypforge.models.locate import is_local, locate, set_offline, weights_hash
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import recipe_class
 from polypforge.workflows.device import device_of
@@ -61,8 +61,10 @@ class Experiment:
 
     def _weights(self, network: str) -> list[str]:
         """The content of files that the network sets out from."""
-        weights = Path(str(self.plan.networks[network].get("weights") or ""))
-        return [weights_hash(weights)] if weights.name and weights.is_dir() else [content_of(weights)] if weights.is_file() else []
+        weights = str(self.plan.networks[network].get("weights") or "")
+        if is_local(weights):
+            return [weights_hash(locate(weights))]
+        return [content_of(Path(weights))] if Path(weights).is_file() else []
 
     def _state(self, cases: tuple[SourceCase, ...]) -> str:
         if id(cases) not in self.states:
