@@ -3,8 +3,10 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import read_jsonl, write_jsonl
 from polypforge.core.types import Case
 from polypforge.data.folder import read_data_set, write_data_set
 from polypforge.data.layouts import open_source
@@ -39,6 +41,25 @@ def test_class_masks_survive(tmp_path):
     write_data_set(tmp_path / "d", [Case("eye", image, disc, classes={"disc": disc, "cup": cup})])
     back = next(iter(open_source(tmp_path / "d")))
     assert (back.classes["cup"] == cup).all() and (back.classes["disc"] == disc).all() and (back.mask == disc).all()
+
+
+def test_a_class_that_a_row_leaves_open_is_no_class(tmp_path):
+    """pandas and `datasets` write merged rows with nulls."""
+    image, lesion = np.zeros((80, 80, 3), np.uint8), np.zeros((80, 80), bool)
+    lesion[20:60, 20:60] = True
+    write_data_set(tmp_path / "d", [Case("a", image, lesion), Case("b", image, lesion, classes={"ad": lesion})])
+    rows = read_jsonl(tmp_path / "d" / "metadata.jsonl")
+    write_jsonl(tmp_path / "d" / "metadata.jsonl", [{"mask_ad_file_name": None, "mask_hp_file_name": None} | row for row in rows])
+    first, second = open_source(tmp_path / "d")
+    assert first.label == "polyp" and (first.mask == lesion).all() and not first.classes
+    assert set(second.classes) == {"ad"} and (second.mask == lesion).all()
+
+
+def test_the_file_of_a_synthetic_case_says_so(tmp_path):
+    image = np.zeros((80, 80, 3), np.uint8)
+    write_data_set(tmp_path / "d", [Case("made", image, provenance={"synthetic": True, "seed": 3}), Case("real", image)])
+    texts = [PIL.open(tmp_path / "d" / "images" / f"{name}.png").text for name in ("made", "real")]
+    assert texts[0]["synthetic"] == "true" and json.loads(texts[0]["polypforge"])["seed"] == 3 and texts[1] == {}
 
 
 def test_it_does_not_overwrite(phantom_folder, phantoms):

@@ -127,6 +127,7 @@ def test_neopolyp_colours(tmp_path):
     case = next(iter(open_source(tmp_path)))
     assert case.classes["neoplastic"].sum() == 400 and case.classes["non_neoplastic"].sum() == 600
     assert case.mask.sum() == 1000
+    assert open_source(tmp_path).cases[0].class_names == ("neoplastic", "non_neoplastic")
 
 
 def test_normal_frames_must_be_said(tmp_path):
@@ -172,6 +173,46 @@ def test_folders_named_by_split_give_splits(tmp_path):
     assert {c.name: c.split for c in open_source(tmp_path).cases} == {"a": "train", "b": "val", "c": "test"}
 
 
+def test_image_and_mask_folders_may_hold_the_splits(tmp_path):
+    for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
+        put(tmp_path / "images" / split / f"{name}.png", IMAGE)
+        put(tmp_path / "masks" / split / f"{name}.png", MASK)
+    source = open_source(tmp_path)
+    assert {c.name: c.split for c in source.cases} == {"a": "train", "b": "val", "c": "test"} and not source.unpaired
+
+
+def test_a_list_that_fits_several_cases_is_refused(tmp_path):
+    for video in "01":
+        put(tmp_path / f"Images/{video}/1.png", IMAGE)
+        (tmp_path / f"Annotations/{video}").mkdir(parents=True)
+        (tmp_path / f"Annotations/{video}/1.txt").write_text("0\n")
+    (tmp_path / "test.txt").write_text("1.png\n")
+    with pytest.raises(UserError, match="which 2 cases have"):
+        open_source(tmp_path)
+    (tmp_path / "test.txt").write_text("Images_1_1\n")
+    assert {c.name: c.split for c in open_source(tmp_path).cases} == {"Images_0_1": "train", "Images_1_1": "test"}
+
+
+def test_one_damaged_frame_does_not_hide_the_others(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    (tmp_path / "images/b.png").write_bytes(b"no picture")
+    (tmp_path / "labels").mkdir()
+    for name in "ab":
+        (tmp_path / f"labels/{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    cases = {c.name: c for c in open_source(tmp_path).cases}
+    assert cases["a"].boxes and not cases["b"].boxes
+    with pytest.raises(UserError, match="b.png"):
+        cases["b"].load()
+
+
+def test_annotations_that_are_no_boxes_are_said(tmp_path):
+    put(tmp_path / "a.png", IMAGE)
+    notes = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"id": 7, "image_id": 1, "bbox": []}]}
+    (tmp_path / "instances.json").write_text(json.dumps(notes))
+    with pytest.raises(UserError, match="not laid out as its format asks"):
+        open_source(tmp_path)
+
+
 def test_equal_stems_in_split_folders_keep_their_own_boxes(tmp_path):
     for split, centre in (("train", 0.3), ("val", 0.6)):
         put(tmp_path / "images" / split / "1.png", IMAGE)
@@ -194,12 +235,13 @@ def test_nested_image_and_mask_folders_pair(tmp_path):
         ("cases.csv", "file,label\na,polyp\n", "no column 'name'"),
         ("cases.csv", "name,split\na,Train\n", "has the split 'Train'"),
         ("test.txt", "b.png\n", "names 'b.png'"),
+        ("cases.csv", b"name,label\na,l\xe9sion\n", "no UTF-8 text"),
     ],
 )
 def test_bad_lists_are_named(tmp_path, name, text, words):
     put(tmp_path / "images/a.png", IMAGE)
     put(tmp_path / "masks/a.png", MASK)
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=words):
         open_source(tmp_path)
 

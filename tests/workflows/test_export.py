@@ -1,10 +1,10 @@
-import io
+from dataclasses import replace
 
-import numpy as np
 from PIL import Image as PIL
-from PIL import PngImagePlugin
 
-from polypforge.workflows.export_cases import carries_metadata, plain_name
+from polypforge.data.folder import write_data_set
+from polypforge.workflows.data import import_data
+from polypforge.workflows.export_cases import plain_name
 
 
 def test_names_that_hugging_face_takes_for_splits_are_changed():
@@ -12,16 +12,8 @@ def test_names_that_hugging_face_takes_for_splits_are_changed():
     assert [plain_name(n) for n in ("latest_1", "training2", "cju0roawv")] == ["latest_1", "training2", "cju0roawv"]
 
 
-def encoded(form, **options):
-    buffer = io.BytesIO()
-    PIL.fromarray(np.zeros((64, 64, 3), np.uint8)).save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def test_files_that_carry_words_are_noticed():
-    info = PngImagePlugin.PngInfo()
-    info.add(b"tEXt", b"Patient\0someone", after_idat=True)
-    exif = PIL.Exif()
-    exif[0x010E] = "someone"
-    assert carries_metadata(encoded("PNG", pnginfo=info)) and carries_metadata(encoded("JPEG", exif=exif))
-    assert not carries_metadata(encoded("PNG")) and not carries_metadata(encoded("JPEG"))
+def test_a_synthetic_picture_still_says_so_after_import(phantoms, tmp_path):
+    write_data_set(tmp_path / "data", [replace(c, provenance={"synthetic": True}) for c in phantoms[:2]])
+    import_data(tmp_path / "data", tmp_path / "out")
+    pictures = sorted((tmp_path / "out" / "images").iterdir())
+    assert len(pictures) == 2 and all(PIL.open(p).text["synthetic"] == "true" for p in pictures)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from polypforge.core.errors import UserError
-from polypforge.core.images import read_grey
+from polypforge.core.files import write_jsonl
+from polypforge.core.images import read_grey, write_png
+from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import write_data_set
+from polypforge.generation.writer import write_requests
 from polypforge.phantom.render import render
 from polypforge.quality.gates import Gatekeeper
 from polypforge.workflows.cross_fit import cross_fit, fold_of, shared_scenes
@@ -37,6 +40,31 @@ def test_every_case_has_a_verdict_and_only_kept_ones_stay_listed(made):
     assert result["judged"] == 6 and result["kept"] == len(rows(folder, "metadata.jsonl"))
     assert all((v["reason"] == "") == v["kept"] and set(v["scores"]) >= {"label_agreement", "seam_colour"} for v in verdicts)
     assert result["real"]["lesions"] > 0 and set(result["thresholds"]) >= {"seam_gradient", "sharpness", "label_agreement"}
+
+
+def test_what_is_generated_later_waits_for_the_gate(made, phantom_folder, tmp_path):
+    folder, judge = made
+    gate_folder(folder, **judge)
+    listed = rows(folder, "metadata.jsonl")
+    last = rows(folder, "requests.jsonl")[-1]["id"]
+    (folder / "rows" / f"{last}.json").unlink()  # as if it had been interrupted before
+    write_jsonl(folder / "gate.jsonl", [row for row in rows(folder, "gate.jsonl") if row["id"] != last])
+    assert generate_cases(phantom_folder, folder, model=str(tmp_path / "forge"), num=6)["made"] == 1
+    assert rows(folder, "metadata.jsonl") == [row for row in listed if last not in row["image_file_name"]]
+    gate_folder(folder, **judge)
+    assert rows(folder, "metadata.jsonl") == listed
+
+
+def test_the_real_data_are_read_as_generate_read_them(tiny_forge, tiny_segmenter, phantoms, tmp_path):
+    for case in phantoms[:4]:
+        write_png(tmp_path / "frames" / f"{case.name}.png", case.image)
+    tiny_forge.save_pretrained(tmp_path / "forge")
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    request = Request("", POLYP, ((20, 20), (70, 20), (70, 70), (20, 70)), seed=1)
+    write_requests(tmp_path / "asked.jsonl", [replace(request, background=phantoms[0].name)])
+    asked = {"requests_file": tmp_path / "asked.jsonl", "layout": "normal"}
+    generate_cases(tmp_path / "frames", tmp_path / "made", model=str(tmp_path / "forge"), **asked)
+    assert gate_folder(tmp_path / "made", judges=[str(tmp_path / "judge")])["judged"] == 1
 
 
 def test_other_thresholds_need_no_new_look(made, monkeypatch):

@@ -7,7 +7,9 @@ import pytest
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import read_image, write_png
+from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import write_data_set
+from polypforge.generation.writer import write_requests
 from polypforge.workflows.expand import expand
 from polypforge.workflows.generate import generate_cases
 
@@ -29,6 +31,24 @@ def test_copied_data_resume_and_changed_data_are_refused(tiny_forge, polyps, tmp
         generate_cases(tmp_path / "data", tmp_path / "out", **options)
     with pytest.raises(UserError, match="--batch-size is 0"):
         generate_cases(tmp_path / "data", tmp_path / "new", **options, batch_size=0)
+
+
+def test_requests_are_part_of_a_run_and_leave_held_out_frames_alone(tiny_forge, polyps, tmp_path):
+    cases = [replace(c, split="test" if k == 3 else "train") for k, c in enumerate(polyps[:4])]
+    write_data_set(tmp_path / "data", cases)
+    tiny_forge.save_pretrained(tmp_path / "model")
+    region = ((20, 20), (70, 20), (70, 70), (20, 70))
+    asked = [Request(c.name, POLYP, region, seed=k) for k, c in enumerate(cases)]
+    options = {"model": str(tmp_path / "model"), "requests_file": tmp_path / "asked.jsonl", "device": "cpu"}
+    write_requests(tmp_path / "asked.jsonl", asked)
+    with pytest.raises(UserError, match="which is held out"):
+        generate_cases(tmp_path / "data", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    write_requests(tmp_path / "asked.jsonl", asked[:1])
+    assert generate_cases(tmp_path / "data", tmp_path / "out", **options)["cases"] == 1
+    write_requests(tmp_path / "asked.jsonl", asked[:2])
+    with pytest.raises(UserError, match="a run with asked"):
+        generate_cases(tmp_path / "data", tmp_path / "out", **options)
 
 
 def test_synthetic_cases_alone_are_nothing_to_expand(polyps, tmp_path):

@@ -8,6 +8,7 @@ from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, write_jsonl
+from polypforge.core.images import png_bytes
 from polypforge.core.types import NORMAL
 from polypforge.data.folder import METADATA, write_case, write_data_set
 from polypforge.workflows.pack import pack_data
@@ -95,18 +96,34 @@ def test_a_new_split_needs_a_new_folder_and_unsplit_cases_stay_out(folder, tmp_p
     assert [r["json"]["name"] for r in read["test"]] == ["case-1"] and len(read["train"]) == 2
 
 
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_classes_told_apart_in_one_file_are_packed_one_by_one(tmp_path, phantoms, kind):
+    colour = np.zeros_like(phantoms[1].image)
+    colour[10:30, 10:30, 0], colour[50:70, 60:90, 1] = 250, 240
+    for name, pixels in (("train/train/a.png", phantoms[1].image), ("train_gt/train_gt/a.png", colour)):
+        (tmp_path / "neo" / name).parent.mkdir(parents=True)
+        PIL.fromarray(pixels).save(tmp_path / "neo" / name)
+    pack_data(tmp_path / "neo", tmp_path / "packed", kind)
+    row = load_dataset(str(tmp_path / "packed"), split="train", cache_dir=str(tmp_path / "cache"))[0]
+    areas = {
+        n: np.asarray(row[n] if n in row else row[f"{n}.png"]).astype(bool).sum()
+        for n in ("mask", "mask_neoplastic", "mask_non_neoplastic")
+    }
+    assert areas == {"mask": 1000, "mask_neoplastic": 400, "mask_non_neoplastic": 600}
+
+
 def test_a_synthetic_picture_still_says_so(tmp_path, phantoms):
     folder = tmp_path / "set"
     case = replace(phantoms[1], provenance={"synthetic": True})
-    write_jsonl(folder / METADATA, [write_case(folder, case, text={"polypforge": "made"})])
+    write_jsonl(folder / METADATA, [write_case(folder, case)])
     pack_data(folder, tmp_path / "packed")
     with tarfile.open(next((tmp_path / "packed" / "data").iterdir())) as archive:
-        assert PIL.open(archive.extractfile("000000000.image.png")).text == {"polypforge": "made"}
+        assert PIL.open(archive.extractfile("000000000.image.png")).text["synthetic"] == "true"
 
 
 def test_a_real_file_that_carries_words_is_refused(tmp_path, phantoms):
     folder = tmp_path / "set"
-    write_jsonl(folder / METADATA, [write_case(folder, phantoms[1], text={"Patient": "someone"})])
+    write_jsonl(folder / METADATA, [write_case(folder, phantoms[1], png_bytes(phantoms[1].image, {"Patient": "someone"}))])
     with pytest.raises(UserError, match="carries metadata"):
         pack_data(folder, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()

@@ -8,6 +8,7 @@ import torch
 from polypforge.core.errors import UserError
 from polypforge.core.images import write_png
 from polypforge.data.folder import write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.data.prepared import prepare
 from polypforge.features.frame_encoder import FrameEncoder, FrameEncoderConfig
 from polypforge.generation.writer import read_requests
@@ -87,7 +88,17 @@ def test_a_data_set_as_references_builds_a_database_beside_the_result(data, mode
     result = propose_places(
         data, data, tmp_path / "p.jsonl", count=2, encoder=str(models / "encoder"), model=str(models / "forge"), device="cpu"
     )
-    assert (tmp_path / "p.references" / "manifest.json").is_file() and 0 < result["proposals"] <= 24
+    assert len(list(tmp_path.glob("p.references-*/manifest.json"))) == 1 and 0 < result["proposals"] <= 24
+    write_data_set(tmp_path / "fewer", list(open_source(data))[:8])
+    propose_places(
+        data, tmp_path / "fewer", tmp_path / "p.jsonl", count=2, encoder=str(models / "encoder"), model=str(models / "forge"), device="cpu"
+    )
+    assert len(list(tmp_path.glob("p.references-*/manifest.json"))) == 2  # other references are not added to the first ones
+
+
+def test_pictures_do_not_go_among_the_frames(data, tmp_path):
+    with pytest.raises(UserError, match="lie inside each other"):
+        propose_places(data, data, tmp_path / "p.jsonl", explain=data / "why")
 
 
 def test_a_denoisers_own_features_serve_as_encoder(models):

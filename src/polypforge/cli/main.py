@@ -97,7 +97,8 @@ def expand(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe, {window,latent}_segmenter, window_detector, overlay_finder, first_stage or frame_encoder.")
+        str,
+        typer.Argument(help="A recipe, {window,latent,lesion}_segmenter, window_detector, overlay_finder, first_stage or frame_encoder."),
     ],
     out: Annotated[Path | None, typer.Option(help="Run folder. The same command resumes it.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="A data set; may be given several times.")] = None,

@@ -39,16 +39,15 @@ def read_data_set(folder: Path) -> Source:
 
 
 def _read_row(folder: Path, row: dict[str, Any]) -> SourceCase:
-    masks = {ANY_CLASS: row.get("mask_file_name")}
-    masks |= {m[1]: row[m[0]] for m in map(CLASS_KEY.fullmatch, row) if m}
-    if len(masks) > 1:
-        del masks[ANY_CLASS]  # the union is made again from the classes
+    classes = {m[1]: row[m[0]] for m in map(CLASS_KEY.fullmatch, row) if m and row[m[0]]}
+    masks = classes or {ANY_CLASS: row.get("mask_file_name")}  # the union is made again from the classes
     paths = {name: inside(folder, file) for name, file in masks.items() if file}
     return SourceCase(
         name=Path(row["image_file_name"]).stem,
         image_path=inside(folder, row["image_file_name"]),
         read_masks=partial(_read_classes, paths) if paths else None,
         mask_paths=tuple(paths.values()),
+        class_names=tuple(classes),
         boxes=tuple((int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in row.get("boxes") or ()),
         label=str(row.get("label") or ""),
         group=str(row.get("group") or ""),
@@ -61,12 +60,13 @@ def _read_classes(paths: dict[str, Path]) -> dict[str, Mask]:
     return {name: read_mask(path) for name, path in paths.items()}
 
 
-def write_case(
-    folder: Path, case: Case, image_bytes: bytes | None = None, suffix: str = ".png", text: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Write one case's files and return its metadata row. `image_bytes` keeps a source file's own encoding."""
+def write_case(folder: Path, case: Case, image_bytes: bytes | None = None, suffix: str = ".png") -> dict[str, Any]:
+    """Write one case's files and return its metadata row. `image_bytes` keeps a source file's own encoding; else the file of a synthetic
+    case says that it is one, and how it was made."""
     image_name = f"images/{case.name}{suffix}"
-    write_bytes(folder / image_name, image_bytes if image_bytes is not None else png_bytes(case.image, text))
+    provenance = json.dumps(case.provenance, ensure_ascii=False, sort_keys=True)
+    mark = {"polypforge": provenance, "synthetic": "true"} if case.provenance.get("synthetic") else {}
+    write_bytes(folder / image_name, image_bytes if image_bytes is not None else png_bytes(case.image, mark))
     mask_name = None
     if case.mask is not None:
         mask_name = f"masks/{case.name}.png"
@@ -83,7 +83,7 @@ def write_case(
         "width": case.size[1],
         "height": case.size[0],
         "sha256": sha256_of(folder / image_name),
-        "provenance": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True),
+        "provenance": provenance,
     }
 
 

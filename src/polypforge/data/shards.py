@@ -1,7 +1,7 @@
 """Cases in few large files, for storage far away and for many readers: WebDataset (tar) or Parquet. Hugging Face `datasets` loads both.
 
-PNG files go in as they are (synthetic ones keep the text that says so); in Parquet so do others, in WebDataset, where all samples have the
-same files, they become PNG.
+PNG files go in as they are (synthetic ones keep the text that says so); in Parquet so do JPEG files. Others, and in WebDataset, where all
+samples have the same files, JPEG files too, become PNG.
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ from polypforge.data.source import ANY_CLASS, SourceCase
 
 KNOWN = ("name", "boxes", "label", "group", "split", "width", "height", "provenance")  # beside the pixels; boxes and provenance as JSON
 ROWS_AT_ONCE = 50
+AS_THEY_ARE = {"webdataset": (".png",), "parquet": (".png", ".jpg", ".jpeg")}
 
 
 def mask_columns(cases: Sequence[SourceCase]) -> list[str]:
     """Names of the masks of a whole set: mask, then mask_CLASS for each class. Empty when no case has a mask."""
-    marked = [c for c in cases if c.read_masks is not None]
-    classes = {name for c in marked if len(c.mask_paths) != 1 for name in (c.read_masks() if c.read_masks else ())}
-    return ["mask"] * bool(marked) + [f"mask_{name}" for name in sorted(classes - {ANY_CLASS})]
+    classes = {name for c in cases for name in c.class_names}
+    return ["mask"] * any(c.read_masks is not None for c in cases) + [f"mask_{name}" for name in sorted(classes)]
+
+
+def goes_as_it_is(entry: SourceCase, to: str) -> bool:
+    """Whether the image's file is packed byte for byte."""
+    return entry.image_path.suffix.lower() in AS_THEY_ARE[to]
+
+
+def _image_bytes(entry: SourceCase, case: Case, to: str) -> bytes:
+    return entry.image_path.read_bytes() if goes_as_it_is(entry, to) else png_bytes(case.image)
 
 
 def refuse_unknown(cases: Sequence[SourceCase], columns: Sequence[str]) -> None:
@@ -48,7 +57,7 @@ def _unknown(entry: SourceCase, columns: Sequence[str]) -> str:
         return ""
     if entry.read_masks is None:
         return columns[0] if entry.label or entry.boxes else ""
-    return columns[1] if len(columns) > 1 and ANY_CLASS in entry.read_masks() else ""
+    return columns[1] if len(columns) > 1 and not entry.class_names else ""
 
 
 def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int, columns: Sequence[str]) -> None:
@@ -59,8 +68,7 @@ def write_webdataset(path: Path, cases: Sequence[SourceCase], first: int, column
     with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, entry in enumerate(cases, first):
             case = entry.load()
-            is_png = entry.image_path.suffix.lower() == ".png"
-            files = {"image.png": entry.image_path.read_bytes() if is_png else png_bytes(case.image)}
+            files = {"image.png": _image_bytes(entry, case, "webdataset")}
             files |= {f"{name}.png": content for name, content in _masks(entry, case, columns).items() if content is not None}
             files["json"] = json.dumps(_known(case), ensure_ascii=False).encode()
             for suffix, content in files.items():
@@ -111,7 +119,7 @@ def _row(entry: SourceCase, columns: Sequence[str]) -> dict[str, Any]:
     case = entry.load()
     masks = _masks(entry, case, columns)
     pixels = {name: {"bytes": content, "path": f"{case.name}-{name}.png"} if content else None for name, content in masks.items()}
-    return {"image": {"bytes": entry.image_path.read_bytes(), "path": entry.image_path.name}} | pixels | _known(case)
+    return {"image": {"bytes": _image_bytes(entry, case, "parquet"), "path": entry.image_path.name}} | pixels | _known(case)
 
 
 def _known(case: Case) -> dict[str, Any]:

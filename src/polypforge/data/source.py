@@ -27,6 +27,7 @@ class SourceCase:
     image_path: Path
     read_masks: MaskReader | None = None
     mask_paths: tuple[Path, ...] = ()
+    class_names: tuple[str, ...] = ()  # of read_masks; none where a mask's class isn't known
     boxes: tuple[Box, ...] = ()
     label: str = ""
     group: str = ""
@@ -47,7 +48,7 @@ class SourceCase:
                 mask = part if mask is None else mask | part
         boxes = component_boxes(mask, 4) if mask is not None else self.boxes
         label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)
-        kept = classes if len(classes) > 1 else {}
+        kept = {name: part for name, part in classes.items() if name != ANY_CLASS}
         return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
 
 

@@ -14,6 +14,9 @@ from polypforge.core.types import Case, Request
 from polypforge.data.folder import METADATA, REMOVED, write_case
 from polypforge.masks.attributes import to_vector
 
+VERDICTS = "gate.jsonl"  # a row for each case that a gate judged
+JUDGED = "gates/judged.json"  # its models and thresholds
+
 
 class CaseStore:
     """A folder of generated cases. A case counts as done when its row in `rows/` exists, which is written last.
@@ -38,8 +41,7 @@ class CaseStore:
         return removed_ids(self.folder)
 
     def write(self, case: Case, request: Request, intermediate: bool) -> None:
-        text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True)}
-        row = write_case(self.folder, case, text=text)
+        row = write_case(self.folder, case)
         write_json(self.folder / "rows" / f"{request.id}.json", row | {"intermediate": intermediate})
 
     def row(self, request_id: str) -> dict[str, Any]:
@@ -58,6 +60,10 @@ class CaseStore:
             split=row["split"],
             provenance=json.loads(row["provenance"]),
         )
+
+    def finish_judged(self, kept: Iterable[Request], judged: dict[str, Any], verdicts: Iterable[dict[str, Any]]) -> int:
+        """`finish` with what a gate said. judged: its models and thresholds; verdicts: rows of VERDICTS."""
+        return self.finish(kept, {row["id"]: judged | {"scores": row["scores"]} for row in verdicts})
 
     def finish(self, requests: Iterable[Request], gates: dict[str, dict[str, Any]] | None = None) -> int:
         """Write `metadata.jsonl` with the requests' cases in their order, intermediate ones left out. Returns their number.

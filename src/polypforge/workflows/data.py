@@ -16,7 +16,7 @@ from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.folder import METADATA, is_data_set
-from polypforge.data.layouts import open_source
+from polypforge.data.layouts import listed_splits, open_source
 from polypforge.data.overlays import overlay_text
 from polypforge.data.source import Source
 from polypforge.data.split import SPLITS, crossing, split_cases
@@ -29,6 +29,8 @@ from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
 def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -> CheckReport:
     """Check a folder; with `overlays`, also draw each usable case: label outline, outside of the field darkened, text marked."""
+    if overlays is not None:
+        refuse_nesting(data, overlays)
     source = open_source(data, layout)
     report = run_check(source)
     if overlays is not None:
@@ -100,15 +102,16 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str
     if out is None and not is_data_set(data):
         raise UserError(f"{data} is no data-set folder: say --out for the lists, or import it first.")
     if out is not None:
+        earlier = listed_splits(out, source) or {}
         for case in source.cases:
-            case.split = _listed(out, case.name) or case.split
+            case.split = earlier.get(case.name) or case.split
     report = run_check(source)
     usable = set(report.usable)
     cases = [c for c in source.cases if c.name in usable]
     split = split_cases(cases, report.pairs, dict(zip(SPLITS, values, strict=True)), seed)
     if out is not None:
         for name in SPLITS:
-            write_text(out / f"{name}.txt", "".join(f"{c.image_path.name}\n" for c in cases if split.of.get(c.name) == name))
+            write_text(out / f"{name}.txt", "".join(f"{c.name}\n" for c in cases if split.of.get(c.name) == name))
     else:
         rows = read_jsonl(data / METADATA)
         write_jsonl(data / METADATA, (row | {"split": _new_split(row, split.of, usable)} for row in rows))
@@ -124,12 +127,3 @@ def _new_split(row: dict[str, Any], of: Mapping[str, str], usable: set[str]) -> 
     """A case that can't be read today keeps its split: it must not come back in another one."""
     name = Path(row["image_file_name"]).stem
     return of.get(name, "") if name in usable else row.get("split", "")
-
-
-def _listed(folder: Path, name: str) -> str:
-    """The split that an earlier list in `folder` gives a case, or ""."""
-    for split in SPLITS:
-        path = folder / f"{split}.txt"
-        if path.is_file() and name in {Path(line).stem for line in path.read_text().splitlines()}:
-            return split
-    return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import write_json, write_jsonl
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
-from polypforge.generation.runner import LoadBackground, generate
+from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
 from polypforge.models.locate import set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
@@ -118,7 +117,7 @@ def expand(
     cache = work / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
-    refuse_what_cannot_be_expanded(opened, load)
+    refuse_what_cannot_be_expanded(opened)
     if source.folder:
         generator = opened_recipe(source.folder, steps, device_of(device))
     else:
@@ -175,12 +174,12 @@ def expand(
     return result
 
 
-def refuse_what_cannot_be_expanded(opened: Opened, load: LoadBackground) -> None:
+def refuse_what_cannot_be_expanded(opened: Opened) -> None:
     """Labels that the generator could not keep complete."""
-    first = load(opened.source.cases[0].name)
-    if first.classes:
+    classes = sorted({name for case in opened.source.cases for name in case.class_names})
+    if len(classes) > 1:
         raise UserError(
-            f"{opened.source.path} has several classes ({', '.join(first.classes)}): expand one class at a time, as a data set of its own."
+            f"{opened.source.path} has several classes ({', '.join(classes)}): expand one class at a time, as a data set of its own."
         )
     boxes_only = [c.name for c in opened.source.cases if c.read_masks is None and c.boxes]
     if boxes_only:
@@ -251,6 +250,5 @@ def _write_accepted(
         case.split = "train"
         case.provenance["gates"] = verdicts[request.id].to_json()["scores"]
         case.provenance["thresholds"] = {name: round(value, 4) for name, value in gating.keeper.thresholds.items()}
-        text = {"polypforge": json.dumps(case.provenance, ensure_ascii=False, sort_keys=True), "synthetic": "true"}
-        rows.append(write_case(out, case, text=text))
+        rows.append(write_case(out, case))
     return rows

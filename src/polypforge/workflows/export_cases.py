@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as PIL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
-from polypforge.core.images import png_bytes
 from polypforge.core.types import Case
+from polypforge.data.file_metadata import carries_metadata
 from polypforge.data.folder import write_case
 from polypforge.data.source import Source
 
@@ -32,10 +30,9 @@ def copy_real(source: Source, out: Path, clean: Callable[[Case], Case] | None = 
             case = clean(case) if clean else case
             case.name = plain_name(case.name)
             suffix = entry.image_path.suffix.lower()
-            content = entry.image_path.read_bytes() if suffix in KEPT_SUFFIXES else b""
-            if not content or case.image is not before or carries_metadata(content):
-                content, suffix = png_bytes(case.image), ".png"
-            rows.append(write_case(out, case, content, suffix))
+            content = entry.image_path.read_bytes() if suffix in KEPT_SUFFIXES and case.image is before else b""
+            as_it_is = bool(content) and not carries_metadata(content)
+            rows.append(write_case(out, case, content, suffix) if as_it_is else write_case(out, case))
             bar.advance(task)
     return rows
 
@@ -48,25 +45,3 @@ _SPLIT_WORD = re.compile(
 def plain_name(name: str) -> str:
     """A name from which Hugging Face `datasets` reads no split: `test_1` would put a case into "test", and drop its labels."""
     return _SPLIT_WORD.sub(r"\1x", name)
-
-
-def carries_metadata(content: bytes) -> bool:
-    """True when the file holds EXIF, comments or text, which may name a patient."""
-    with PIL.open(io.BytesIO(content)) as picture:
-        picture.load()  # text may also stand after the pixels
-        keys = set(picture.info) - {
-            "jfif",
-            "jfif_version",
-            "jfif_unit",
-            "jfif_density",
-            "dpi",
-            "gamma",
-            "srgb",
-            "progressive",
-            "progression",
-            "interlace",
-            "chromaticity",
-            "aspect",
-        }
-        keys -= {"icc_profile", "adobe", "adobe_transform"}
-        return bool(keys) or bool(picture.getexif())

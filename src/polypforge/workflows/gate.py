@@ -22,7 +22,7 @@ from polypforge.core.types import Case, Request
 from polypforge.core.window import around_mask
 from polypforge.data.folder import METADATA
 from polypforge.generation.runner import LoadBackground
-from polypforge.generation.writer import CaseStore, read_requests
+from polypforge.generation.writer import JUDGED, VERDICTS, CaseStore, read_requests
 from polypforge.models.locate import set_offline
 from polypforge.quality.gates import Subject, Verdict
 from polypforge.quality.gates.settings import GateSettings, read_gates
@@ -89,10 +89,12 @@ def gate_folder(
         judging = GateWorker, (gating.settings, gating.weights, opened, folder.resolve(), offline)
         spread = (lambda looks: on_cluster(*judging, looks, workers, device)) if engine == "ray" else None
         verdicts = gating.judge(requests, store, log, lambda n: bar.advance(task, n), spread)
-    write_jsonl(folder / "gate.jsonl", (verdicts[r.id].to_json() for r in requests))
-    kept = [r for r in requests if verdicts[r.id].kept]
     judged = {"models": gating.weights, "thresholds": {k: round(v, 4) for k, v in gating.keeper.thresholds.items()}}
-    store.finish(kept, {r.id: judged | {"scores": verdicts[r.id].to_json()["scores"]} for r in requests})
+    rows = [verdicts[r.id].to_json() for r in requests]
+    write_json(folder / JUDGED, judged)
+    write_jsonl(folder / VERDICTS, rows)
+    kept = [r for r in requests if verdicts[r.id].kept]
+    store.finish_judged(kept, judged, rows)
     labels = _labels(folder, kept, store, gating, refine, soft_labels)
     figures = _explain(folder, requests, verdicts, store, gating, load, explain)
     parents = {r.parent for r in requests}
@@ -143,6 +145,7 @@ def _real_data(folder: Path, data: Path | None, layout: str, skip_bad: bool) -> 
         data = Path(stored["data"]) if stored.get("data") else None
         if data is None or not data.is_dir():
             return None
+        layout = stored.get("layout", layout)
         skip_bad = True  # what `generate` left out is left out here, too
     opened = open_checked(data, layout, skip_bad, cache=cache, min_cases=1)
     keep_report(opened, cache)

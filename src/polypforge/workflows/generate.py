@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_jsonl
+from polypforge.core.files import read_json, read_jsonl
+from polypforge.core.seeding import content_hash
 from polypforge.core.types import Request
 from polypforge.generation.runner import generate, refuse_unfit
 from polypforge.generation.shards import shards_of
-from polypforge.generation.writer import CaseStore, read_requests, write_requests
+from polypforge.generation.writer import JUDGED, VERDICTS, CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_seen
 from polypforge.workflows.cost import peak_memory_gb
@@ -66,19 +68,21 @@ def generate_cases(
     chosen_steps = {} if steps is None else {"steps": steps}
     settings = {
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "seed": seed, "num": num, "shard": shard,
-        "requests": str(requests_file.resolve()) if requests_file else None, "layout": layout, "skip_bad": skip_bad,
+        "requests": str(requests_file.resolve()) if requests_file else None, "asked": content_hash([r.id for r in requests]),
+        "layout": layout, "skip_bad": skip_bad,
         FILES: files_of(data, layout), **chosen_steps,
     }  # fmt: skip
     refuse_nesting(data, out)
     cache = out / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
     load = opened.loader()
-    known = {c.name for c in opened.source.cases}
+    splits = {c.name: c.split for c in opened.source.cases}
     for request in requests:
-        if request.background and request.background not in known:
-            raise UserError(
-                f"{requests_file}: request {request.id} asks for the background '{request.background}', which {data} doesn't have."
-            )
+        asked = f"{requests_file}: request {request.id} asks for the background '{request.background}'"
+        if request.background and request.background not in splits:
+            raise UserError(f"{asked}, which {data} doesn't have.")
+        if splits.get(request.background) == "test":
+            raise UserError(f"{asked}, which is held out: what learns from it can't be tested on that frame. Leave the request out.")
     recipe = opened_recipe(folder, steps, device_of(device) if engine == "local" else "cpu")
     claim(out, "generate", settings)
     keep_report(opened, cache)
@@ -111,10 +115,20 @@ def generate_cases(
                 bar.advance(task, count)
                 made += count
             wait_until_seen(lambda: len({r.id for r in requests} - store.done()), "cases", out)
-    verdicts = out / "gate.jsonl"  # cases that were rejected stay so
-    rejected = {row["id"] for row in read_jsonl(verdicts) if not row["kept"]} if verdicts.exists() else set()
-    cases = store.finish([r for r in requests if r.id not in rejected])
+    cases = _listed(store, requests)
     return {"made": made, "cases": cases, "out": str(out), "peak_memory_gb": peak_memory_gb()}
+
+
+def _listed(store: CaseStore, requests: Sequence[Request]) -> int:
+    """Write the list of cases. Where a gate has judged some, those that it kept, and the others wait for it."""
+    if not (store.folder / VERDICTS).exists():
+        return store.finish(requests)
+    rows = {row["id"]: row for row in read_jsonl(store.folder / VERDICTS)}
+    waiting = len({r.id for r in requests} - rows.keys())
+    if waiting:
+        console.print(f"{waiting} cases are not judged yet and not listed: run `polypforge gate {store.folder}` again.")
+    kept = [r for r in requests if r.id in rows and rows[r.id]["kept"]]
+    return store.finish_judged(kept, read_json(store.folder / JUDGED), rows.values())
 
 
 class CaseMaker:

@@ -9,11 +9,11 @@ from typing import Any
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import content_hash
+from polypforge.data.file_metadata import carries_metadata
 from polypforge.data.layouts import open_source
-from polypforge.data.shards import SUFFIXES, WRITERS, mask_columns, refuse_unknown
+from polypforge.data.shards import SUFFIXES, WRITERS, goes_as_it_is, mask_columns, refuse_unknown
 from polypforge.data.source import SourceCase, state_of
 from polypforge.workflows.each import shown
-from polypforge.workflows.export_cases import carries_metadata
 from polypforge.workflows.run_folder import claim, refuse_nesting
 
 DEFAULT_SPLIT = "train"
@@ -38,7 +38,8 @@ def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 10
     splits = _by_split(source.cases)
     chosen = [c for cases in splits.values() for c in cases]
     for entry in chosen:
-        if "synthetic" not in entry.provenance and carries_metadata(entry.image_path.read_bytes()):
+        raw = goes_as_it_is(entry, to) and "synthetic" not in entry.provenance
+        if raw and carries_metadata(entry.image_path.read_bytes()):
             raise UserError(f"{entry.image_path} carries metadata, which may name a patient: import it first (polypforge data import).")
     columns = mask_columns(chosen)
     if to == "webdataset":

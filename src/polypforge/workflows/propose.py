@@ -30,8 +30,9 @@ from polypforge.proposals.removal import lesions_of
 from polypforge.proposals.retrieval import RetrievalConfig
 from polypforge.reporting.retrieval_figure import Candidate, Drawn, retrieval_figure
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.opened import open_checked
+from polypforge.workflows.opened import files_of, open_checked
 from polypforge.workflows.references import build_references
+from polypforge.workflows.run_folder import refuse_nesting
 
 
 def propose_places(
@@ -55,12 +56,14 @@ def propose_places(
 ) -> dict[str, Any]:
     """Write up to `count` proposals for each frame to `out` (JSONL, best first), which `polypforge generate --requests` takes.
 
-    references: a database of `build_references`, or a data set, from which one is built at `out` with the suffix .references. encoder: by
-    default the database's own. explain: a folder for pictures of how each frame's proposals came about. cache: a folder that keeps
-    features of frames; without one they are kept beside `out` until it is written. Held-out frames (test and val) get no proposals.
+    references: a database of `build_references`, or a data set, from which one is built at `out` with the suffix .references-HASH.
+    encoder: by default the database's own. explain: a folder for pictures of how each frame's proposals came about. cache: a folder that
+    keeps features of frames; without one they are kept beside `out` until it is written. Held-out frames (test and val) get no proposals.
     Raises UserError.
     """
     set_offline(offline)
+    if explain is not None:
+        refuse_nesting(frames, explain)
     config = ProposerConfig(count=_at_least_one("--num", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
     kept = cache or out.with_suffix(".features")  # an interrupted run goes on from there
@@ -69,7 +72,7 @@ def propose_places(
     shares = {"val_share": 0.0} if unlabelled else {}
     source = open_checked(frames, layout, skip_bad, cache=check, min_cases=1, **shares).cases("train")
     if not is_database(references):
-        folder = out.with_suffix(".references")
+        folder = out.with_suffix(f".references-{files_of(references)[:8]}")  # other references, another database
         build_references(
             references,
             folder,

@@ -50,7 +50,7 @@ def _well_formed(path: Path) -> Iterator[None]:
     """Turns a missing key or a wrong type in `path` into one sentence."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not laid out as its format asks: {type(error).__name__} {error}.") from error
 
 
@@ -117,19 +117,21 @@ def _coco_image(path: Path, name: str, root: Path, files: dict[str, list[Path]])
 
 def read_yolo(root: Path) -> Source:
     """`labels/NAME.txt` with `class cx cy w h` in shares of the frame; an empty or missing file is a normal frame."""
-    boxes = {}
+    boxes: dict[Path, list[Box]] = {}
     labels = {_label_key(p, root, "labels"): p for p in root.rglob("*.txt") if "labels" in p.relative_to(root).parts}
     for path in image_files(root):
-        height, width = read_image(path).shape[:2]
+        boxes[path] = []
+        try:
+            height, width = read_image(path).shape[:2]
+        except UserError:  # said of this case alone, when it is loaded
+            continue
         label = labels.get(_label_key(path, root, "images"))
-        found = []
         for line, values in _numbers(label):
             if len(values) != 5:
                 raise UserError(f"{label}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
             _, cx, cy, w, h = values
             corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-            found.append(_box(corners, f"{label}, line {line}"))
-        boxes[path] = found
+            boxes[path].append(_box(corners, f"{label}, line {line}"))
     return _source(root, "yolo", boxes)
 
 

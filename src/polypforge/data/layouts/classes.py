@@ -29,18 +29,18 @@ def neopolyp_classes(path: Path) -> dict[str, Mask]:
     return {"neoplastic": lit & (red >= green), "non_neoplastic": lit & (green > red)}
 
 
-def _read(root: Path, layout: str, classes: Callable[[Path], dict[str, Mask]]) -> Source:
+def _read(root: Path, layout: str, classes: Callable[[Path], dict[str, Mask]], class_names: tuple[str, ...]) -> Source:
     pairs, alone = pair_files(root)
     if not pairs:
         raise UserError(f"{root} holds no image with a mask: {layout} needs an image folder and a mask folder.")
     names = unique_names([image for image, _ in pairs], root)
-    cases = [SourceCase(names[i], i, partial(classes, m), (m,)) for i, m in pairs]
+    cases = [SourceCase(names[i], i, partial(classes, m), (m,), class_names) for i, m in pairs]
     return Source(root, layout, cases, alone)
 
 
 def read_refuge(root: Path) -> Source:
-    return _read(root, "refuge2", refuge_classes)
+    return _read(root, "refuge2", refuge_classes, ("disc", "cup"))
 
 
 def read_neopolyp(root: Path) -> Source:
-    return _read(root, "neopolyp", neopolyp_classes)
+    return _read(root, "neopolyp", neopolyp_classes, ("neoplastic", "non_neoplastic"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,20 +95,37 @@ def detect(root: Path) -> str:
 
 def _read_split_lists(source: Source) -> None:
     """`train.txt`, `val.txt`, `test.txt`: one image name a line, with or without suffix. Unlisted cases are `train`."""
-    lists = {name: source.path / f"{name}.txt" for name in ("train", "val", "test")}
+    listed = listed_splits(source.path, source)
+    if listed is not None:
+        for case in source.cases:
+            case.split = listed.get(case.name) or case.split or "train"
+
+
+def listed_splits(folder: Path, source: Source) -> dict[str, str] | None:
+    """Case name -> split, by the lists in `folder`; None without lists. Raises UserError for a name that fits no case, or several."""
+    lists = {name: folder / f"{name}.txt" for name in SPLITS}
     lists = {name: path for name, path in lists.items() if path.is_file()}
-    if not lists:
-        return
-    by_name = {case.name: case for case in source.cases} | {case.image_path.name: case for case in source.cases}
+    named: dict[str, list[str]] = defaultdict(list)
     for case in source.cases:
-        case.split = case.split or "train"
+        for name in {case.name, case.image_path.name}:
+            named[name].append(case.name)
+    found = {}
     for split, path in lists.items():
-        for line in path.read_text().split("\n"):
-            if not line.strip():
-                continue
-            if line.strip() not in by_name:
-                raise UserError(f"{path} names '{line.strip()}', for which there is no case in {source.path}.")
-            by_name[line.strip()].split = split
+        for name in filter(None, map(str.strip, _text(path).splitlines())):
+            meant = named.get(name, [])
+            if not meant:
+                raise UserError(f"{path} names '{name}', for which there is no case in {source.path}.")
+            if len(meant) > 1:
+                raise UserError(f"{path} names '{name}', which {len(meant)} cases have: write {meant[0]}, {meant[1]} ... instead.")
+            found[meant[0]] = split
+    return found if lists else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from error
 
 
 def _read_cases_csv(source: Source) -> None:
@@ -114,8 +133,10 @@ def _read_cases_csv(source: Source) -> None:
     path = source.path / "cases.csv"
     if not path.is_file() or source.layout == "data set":
         return
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = list(csv.DictReader(file))
+    try:
+        table = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    except csv.Error as error:
+        raise UserError(f"{path} is no table of comma-separated values ({error}): export it again.") from error
     if table and "name" not in table[0]:
         raise UserError(f"{path} has no column 'name': its first line must name the columns, separated by commas.")
     rows = {row["name"]: row for row in table}

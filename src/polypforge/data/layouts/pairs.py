@@ -43,7 +43,9 @@ def find_folders(root: Path) -> tuple[list[Path], list[Path]]:
     """(image folders, mask folders) at or below `root`, by name."""
     folders = [root, *sorted(p for p in root.rglob("*") if p.is_dir() and not p.name.startswith("."))]
     masks = [f for f in folders if _plain(f) in MASK_FOLDERS]
-    images = [f for f in folders if _plain(f) in IMAGE_FOLDERS and f not in masks]
+    images = [f for f in folders if _plain(f) in IMAGE_FOLDERS and not {f, *f.parents} & (set(masks) - {root})]
+    inside = {f for f in images if f.name.lower() == "train" and any(p in images and p.name.lower() != "train" for p in f.parents)}
+    images = [f for f in images if f not in inside]  # images/train: a split, not a folder of its own
     return _innermost(images), _innermost(masks)
 
 

@@ -130,7 +130,7 @@ def downstream(
     cache = out / "checks" / "train.json"
     opened = open_checked(train, layout, skip_bad, cache=cache if resumes(out, "downstream", described) else None)
     if any(not supply.folder for supply in plan.supplies.values()):
-        refuse_what_cannot_be_expanded(opened, opened.loader())
+        refuse_what_cannot_be_expanded(opened)
     draws = draw_cases(opened, plan)
     claim(out, "downstream", described)
     keep_report(opened, cache)
