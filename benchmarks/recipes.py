@@ -79,7 +79,7 @@ def measure(name: str, opened: Opened, cases: dict[str, list[Case]], load, out: 
     verdicts = label_gates(load_judge(locate("starter:window_segmenter"))).verdicts(
         [Subject.synthetic(c, r) for c, r in zip(made, requests, strict=True)]
     )
-    scores, kept = [v.score or 0.0 for v in verdicts], sum(v.kept for v in verdicts)
+    scores, kept = [v.agreement or 0.0 for v in verdicts], sum(v.kept for v in verdicts)
     row |= {"n": num, "kept": kept, "kept_interval": wilson_interval(kept, num)}
     row |= {"iou": float(np.mean(scores)), "iou_interval": bootstrap_interval(scores)}
     if "background" not in recipe.needs:

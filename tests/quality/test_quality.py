@@ -7,7 +7,7 @@ from polypforge.core.window import around_mask
 from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
 from polypforge.quality.agreement import iou
-from polypforge.quality.judges import agreement
+from polypforge.quality.judges import agreement, overlap_losses
 from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.quality.segmenter import WindowSegmenter
 
@@ -49,6 +49,12 @@ def test_the_segmenter_learns_to_find_phantom_polyps(tiny_segmenter):
         loss.backward()
         optimizer.step()
     assert score() > before + 0.2
+
+
+def test_windows_without_lesion_leave_the_overlap_a_number():
+    nothing, some = torch.zeros(2, 1, 8, 8, dtype=torch.bool), torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    assert overlap_losses(some, nothing) == {"1 - IoU": 0.0, "false alarm": 1.0}
+    assert overlap_losses(some, some) == {"1 - IoU": 0.0, "false alarm": 0.0}
 
 
 def test_segmenter_save_and_load(tiny_segmenter, tmp_path):

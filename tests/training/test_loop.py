@@ -89,9 +89,21 @@ def test_it_learns_and_writes_what_a_run_needs(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir()) and (tmp_path / "best" / "model.safetensors").exists()
 
 
-def test_k_and_k_steps_equal_2k(tmp_path):
-    trainer(tmp_path / "whole").run()
-    half = trainer(tmp_path / "parts")
+class Dropping(Line):
+    """With a layer that draws by itself."""
+
+    def loss(self, batch, generator):
+        return super().loss(batch | {"x": torch.dropout(batch["x"], 0.5, train=True)}, generator)
+
+
+@pytest.mark.parametrize("model", [Line, Dropping])
+def test_k_and_k_steps_equal_2k(tmp_path, model):
+    def fresh():
+        torch.manual_seed(0)
+        return model()
+
+    trainer(tmp_path / "whole", fresh()).run()
+    half = trainer(tmp_path / "parts", fresh())
     step, count = half._step, 0
 
     def stop_at_ten(batch):
@@ -102,7 +114,7 @@ def test_k_and_k_steps_equal_2k(tmp_path):
 
     half._step = stop_at_ten  # type: ignore[method-assign]
     assert half.run().step == 10
-    assert trainer(tmp_path / "parts").run().step == 20
+    assert trainer(tmp_path / "parts", fresh()).run().step == 20
     for key, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "parts")[key])
     one, two = ((tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in ("whole", "parts"))

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
+from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
 from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
 from polypforge.recipes.polyp_ddpm.recipe import PolypDDPM
 from polypforge.training.config import PrivacyConfig, TrainingConfig
 from polypforge.training.private import PrivateTrainer, epsilon_after, noise_for
+from polypforge.workflows.train import _weights_in, train
 
 
 @pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
@@ -125,3 +128,18 @@ def test_what_can_not_be_private_is_refused(tmp_path):
         PrivateTrainer(Fitted(None), [1.0] * 8, [], tmp_path, config(privacy=private))
     with pytest.raises(ValueError, match="positive"):
         PrivacyConfig(epsilon=0)
+
+
+def test_weights_that_others_trained_are_found_at_any_depth():
+    section = {"backbone": {"weights": "runs/mine", "size": 3}, "control_weights": "starter:forge", "unet": {"weights": None}}
+    assert sorted(_weights_in(section)) == ["runs/mine", "starter:forge"]
+
+
+def test_private_training_does_not_set_out_from_weights_of_this_machine(tmp_path, phantom_folder):
+    torch.manual_seed(0)
+    network = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32}
+    LesionSegmenter(from_dict(LesionSegmenterConfig, network)).save_pretrained(tmp_path / "mine")
+    section = json.dumps(network | {"weights": str(tmp_path / "mine")})
+    wanted = (f"model={section}", "training.privacy.epsilon=8", "training.max_steps=2")
+    with pytest.raises(UserError, match="can't set out from .*mine"):
+        train("lesion_segmenter", [phantom_folder], tmp_path / "out", assignments=wanted, device="cpu")

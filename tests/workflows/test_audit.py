@@ -14,6 +14,7 @@ from polypforge.generation.runner import provenance_of
 from polypforge.masks.shapes import components
 from polypforge.phantom.render import render
 from polypforge.proposals.places import loosened, region_polygon
+from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
 from polypforge.workflows.audit import audit
 
 
@@ -91,6 +92,9 @@ def test_what_can_not_be_audited(sets, made, tmp_path):
         held = [Case("twin", np.ascontiguousarray(c.image[:, ::-1]), np.ascontiguousarray(c.mask[:, ::-1])) for c in large(0, 1, "train")]
         write_data_set(tmp_path / "held", held)
         audit(made, sets / "real", heldout=tmp_path / "held")
+    CopyPaste(CopyPasteConfig(), [textured(3, "donor")]).save_pretrained(tmp_path / "pasting")
+    with pytest.raises(UserError, match="no loss of a single case"):
+        audit(made, sets / "real", model=str(tmp_path / "pasting"))
     with pytest.raises(UserError, match="between 0 and"):
         audit(made, sets / "real", false_positives=0)
     with pytest.raises(UserError, match="no such"):

@@ -1,6 +1,7 @@
 """Downstream experiments from data to words: leaks, resuming, growing, outside generators."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,15 @@ import torch
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl, write_jsonl
-from polypforge.core.types import Case
+from polypforge.core.types import NORMAL, Case
 from polypforge.data.folder import METADATA, write_data_set
-from polypforge.evaluation.plan import plan_from
+from polypforge.evaluation.plan import Supply, plan_from
 from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
 from polypforge.phantom.render import render
 from polypforge.workflows.downstream.cases import draw_cases, open_tests
 from polypforge.workflows.downstream.cell import run
 from polypforge.workflows.downstream.experiment import Experiment, downstream
-from polypforge.workflows.downstream.supply import make
+from polypforge.workflows.downstream.supply import identity, make
 from polypforge.workflows.opened import open_checked
 
 NETWORK = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32, "loss": "bce_dice"}
@@ -81,6 +82,44 @@ def test_draws_are_nested_disjoint_and_repeatable(real):
     ]
     with pytest.raises(UserError, match="the plan needs"):
         draw_cases(opened, plan_from(PLAN | {"sizes": [60]}, "here"))
+
+
+def test_frames_without_lesion_are_no_labelled_cases(tmp_path):
+    frames = [render(k, 96, polyps=0) for k in range(900, 904)]
+    for k, frame in enumerate(frames):
+        frame.name, frame.split = f"normal{k}", "train"
+    write_data_set(tmp_path / "data", [*cases(400, 16), *frames])
+    plan = plan_from(PLAN | {"supplies": {"given": {"recipe": "copy_paste", "per_real": 2}}}, "here")
+    opened = open_checked(tmp_path / "data")
+    draw = draw_cases(opened, plan)[0]
+    assert (draw.labelled[6], len(draw.learned[6])) == (6, 10)
+    assert [len(draw.real(6, share)) for share in (1, 0.5, 0)] == [10, 7, 0]
+    assert all(c.label == NORMAL for c in draw.real(6, 0.5)[3:])
+    experiment = Experiment(plan, [draw], {}, tmp_path / "run", "cpu", True)
+    job = experiment.job(next(c for c in plan.first_cells() if c.arm == "strong"), "cpu")
+    assert (job.labelled, job.shown, len(job.real)) == (6, 6, 10)
+    assert plan.supplies["given"].count(draw.labelled[6]) == 12
+
+
+def test_frames_of_one_scene_are_one_witness(real, tmp_path):
+    scene = next(c for c in cases(700, 1))
+    twins = [replace(scene, name=f"twin{k}", group=f"twin{k}", split="test") for k in range(3)]
+    write_data_set(tmp_path / "other", [*twins, *(replace(c, split="test") for c in cases(710, 3))])
+    tests = open_tests(open_checked(real), [tmp_path / "other"], [], tmp_path / "checks", False, masks=True)
+    groups = {c.name: c.group for c in tests["other"]}
+    assert groups["twin0"] == groups["twin1"] == groups["twin2"] and len(set(groups.values())) == 4
+
+
+def test_a_supply_is_another_one_when_its_judge_was_trained_again(tiny_segmenter, tmp_path):
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    (tmp_path / "gates.yaml").write_text(f"judges: ['{tmp_path / 'judge'}']\ngates: [{{name: label_agreement}}]\n")
+    supply = Supply(gates=str(tmp_path / "gates.yaml"))
+    before = identity(supply)
+    assert identity(supply) == before
+    with torch.no_grad():
+        next(tiny_segmenter.parameters()).add_(1)
+    tiny_segmenter.save_pretrained(tmp_path / "judge")
+    assert identity(supply) != before
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from polypforge.features.base import Encoder, unit_grid
 from polypforge.features.classic import imagenet
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+DINOV2_PX = 224  # what FD-DINOv2 is measured at (Stein et al. 2023, dgm-eval); the checkpoints' own configuration says 518
 LOOK_PATCHES = 32  # patches on a side when a frame is looked at: 448 px for DINOv2
 
 
@@ -59,19 +60,21 @@ class TransformersEncoder(Encoder):
         if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
             raise UserError(f"{folder} holds a {type(self.net).__name__}, not a vision transformer: use a DINOv2 or ViT.")
         self.patch_px = int(config.patch_size)
+        self.size = int(config.image_size)
+        if config.model_type.startswith("dinov2"):
+            self.size = min(self.size, DINOV2_PX)
         self.look_px = LOOK_PATCHES * self.patch_px
         self.extra_tokens = 1 + getattr(config, "num_register_tokens", 0)
 
     def look(self, image: Image) -> Tensor:
-        return bicubic(image, self.net.config.image_size)
+        return bicubic(image, self.size)
 
     @property
     def resizing(self) -> str:
-        return f"bicubic to {self.net.config.image_size}"
+        return f"bicubic to {self.size}"
 
     def vector(self, image: Tensor) -> Tensor:
-        size = self.net.config.image_size
-        resized = F.interpolate(imagenet(image), (size, size), mode="bicubic", antialias=True)
+        resized = F.interpolate(imagenet(image), (self.size, self.size), mode="bicubic", antialias=True)
         return self.net(pixel_values=resized).last_hidden_state[:, 0]
 
     def patches(self, image: Tensor) -> Tensor:

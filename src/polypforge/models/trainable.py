@@ -25,6 +25,7 @@ class Trainable(nn.Module, ABC):
     kind: ClassVar[str] = "model"  # the key of `name` in config.json
     config: Any  # the model's own frozen dataclass
     rate_factors: ClassVar[dict[str, float]] = {}  # learning rate of a child module, as a multiple of the others
+    knows_cases: ClassVar[bool] = True  # whether `loss` tells one case from another, as an attack on membership needs
     uses_all_parameters: bool = True  # in every step; where not, several processes must look for those left out
 
     def fit(self, cases: Sequence[Case]) -> None:

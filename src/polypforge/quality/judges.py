@@ -118,9 +118,10 @@ def draw_window(chosen: Prepared, config: Any, rng: np.random.Generator) -> tupl
 
 
 def overlap_losses(found: Tensor, truth: Tensor) -> dict[str, float]:
-    """Of predicted and true masks (B, 1, S, S) bool: 1 - IoU over windows with a lesion, and the share found where there is none."""
+    """Of predicted and true masks (B, 1, S, S) bool: 1 - IoU over windows with a lesion (0 without any), and the share found
+    where there is none."""
     holds = truth.flatten(1).any(1)
     both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
-    iou = (both / either.clamp_min(1))[holds].mean()
+    iou = (both / either.clamp_min(1))[holds].mean() if holds.any() else torch.ones(())
     false_alarm = found[~holds].float().mean() if (~holds).any() else torch.zeros(())
     return {"1 - IoU": 1 - float(iou), "false alarm": float(false_alarm)}

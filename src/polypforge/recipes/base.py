@@ -95,6 +95,8 @@ class Recipe(Trainable):
 class UntrainedRecipe(Recipe):
     """A recipe that learns nothing by gradients: `fit` takes all it needs from the cases."""
 
+    knows_cases: ClassVar[bool] = False
+
     def prepare(self, cases: Sequence[Case]) -> Sequence[Case]:
         return cases
 

@@ -147,6 +147,7 @@ class Trainer:
         config, progress = self.config, self.progress
         self._set_rates()
         generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
+        torch.manual_seed(seed_from(config.seed, "layers", progress.step, self.rank))  # for those that draw, as dropout
         for batch in batches:
             batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
             with self._autocast():

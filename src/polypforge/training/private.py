@@ -34,9 +34,10 @@ training image.
 | --- | --- | --- | --- | --- |
 | {steps} | {images} | {batch} | {noise:.4g} | {clip:g} |
 
-Parts that were loaded frozen (a first stage, an encoder) are not covered: they must come from public data. Several images of one patient
-are covered as a group only, far less (k images: k times epsilon, and delta grows by about k exp((k - 1) epsilon)). Validation images
-chose nothing: the averaged weights of the last step are the model. Only this folder is covered: logs and checkpoints beside it are not.
+Weights that were loaded (a first stage, an encoder, a backbone) are not covered: they must come from public data. Several images of
+one patient are covered as a group only, far less (k images: k times epsilon, and delta grows by about k exp((k - 1) epsilon)).
+Validation images chose nothing: the averaged weights of the last step are the model. Only this folder is covered: logs and checkpoints
+beside it are not.
 """
 
 

@@ -85,6 +85,8 @@ def audit(
     set_offline(offline)
     out = out or synthetic / "audit"
     recipe = load_recipe(locate(model, offline)).to(device_of(device)) if model else None
+    if recipe is not None and not recipe.knows_cases:
+        raise UserError(f"{recipe.name} gives no loss of a single case, which an attack on membership needs: leave --model out.")
     if synthetic.resolve() in (train.resolve(), heldout.resolve() if heldout else None):
         raise UserError(f"{synthetic} is given as synthetic and as real: name the synthetic folder first, the real one with --train.")
     made = _synthetic_cases(open_source(synthetic, layout))

@@ -53,8 +53,8 @@ class Plan:
         }
 
 
-def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) -> Plan:
-    """The plan of a training run of `cls`."""
+def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str, device: str = "auto") -> Plan:
+    """The plan of a training run of `cls`; hours_here: on `device`."""
     with torch.device("meta"):
         module: Trainable = cls(from_dict(cls.config_class, model, where))
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in _parts(module)}
@@ -72,7 +72,7 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str) 
     memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
     step = flops * FLOPS_FORWARD_TO_STEP * training.accumulate / 1e12
     steps = training.max_steps
-    here = round(steps * step / tflops_here(torch.device(device_of("auto"))) / 3600, 2) if steps and step else None
+    here = round(steps * step / tflops_here(torch.device(device_of(device))) / 3600, 2) if steps and step else None
     gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
     return Plan({k: v for k, v in parts.items() if v}, trained, memory, step, here, gpu)
 
@@ -94,13 +94,13 @@ def refuse_too_large(cls: Any, model: dict[str, Any], training: TrainingConfig, 
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     if not trained or (trained < LARGE_PARAMETERS and training.budget_seconds is not None):
         return
-    needs = plan(cls, model, training, where)
+    needs = plan(cls, model, training, where, device)
     if trained < LARGE_PARAMETERS and (needs.hours_here or 0) < LARGE_HOURS:
         return
     hours = f", which would take it about {max(1, round(needs.hours_gpu))} h (here: {needs.hours_here:.0f} h)" if needs.hours_gpu else ""
     raise UserError(
         f"{Path(where.split(':')[0]).name} of {cls.name} trains {trained / 1e6:.0f} M parameters and needs a GPU with about "
-        f"{needs.memory_gb['total']:.0f} GB{hours}: this machine has none. The starter configuration trains here (leave --config out)."
+        f"{needs.memory_gb['total']:.0f} GB{hours}, not a CPU. The starter configuration trains here (leave --config out)."
     )
 
 

@@ -46,6 +46,7 @@ PIXEL_SAMPLE = 128  # pictures of each set for the figures that need pixels agai
 SLICED_PX = 128
 PERCEPTUAL_SAMPLE = 40  # pictures of each set
 MOST_FOR_LOGITS = 50_000
+LEAST_FOR_SCORE = 500
 SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
 LEAST_OF_A_KIND = 12
 
@@ -158,7 +159,10 @@ def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> l
     name = f"{encoder.name} ({encoder.resizing})"
     groups = pictures[0].groups(kind), pictures[1].groups(kind)
     found = compare_features(real, made, kind, name, isinstance(encoder, ClipEncoder), groups)
-    if isinstance(encoder, FidInception) and len(made) >= SPLITS:
+    if isinstance(encoder, FidInception) and len(made) < LEAST_FOR_SCORE:
+        note = f"{len(made)} pictures in {SPLITS} parts would give a score near 1 whatever they show"
+        found.append(Figure("inception_score", kind, name, len(real), len(made), None, note=note))
+    elif isinstance(encoder, FidInception):
         part = torch.from_numpy(np.array(made[:MOST_FOR_LOGITS])).to(next(encoder.parameters()).device)
         logits = encoder.logits(part).detach().cpu().numpy()
         mean, spread = inception_score(logits)

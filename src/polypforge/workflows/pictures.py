@@ -48,9 +48,9 @@ class Pictures:
         return len(self.rows) if kind == "frame" else sum(row["lesion"] for row in self.rows)
 
     def groups(self, kind: str) -> NDArray:
-        """(count,) of each picture the patient, video or scene, or of a synthetic one the real frame that it was made from."""
+        """(count,) of each picture the patient, video or scene (a synthetic one has that of its background), or its frame."""
         shown = [c for c, row in zip(self.cases, self.rows, strict=True) if kind == "frame" or row["lesion"]]
-        return np.array([parent_of(c) or c.group or c.name for c in shown])
+        return np.array([c.group or parent_of(c) or c.name for c in shown])
 
 
 def stamps(encoders: Sequence[Encoder]) -> list[str]:

@@ -49,7 +49,9 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
-    train(LEARNER, (), out / LEARNER, device=device)
+    steps = max(1, round(budget_share * read_yaml(shipped_config(LEARNER))["training"]["max_steps"]))
+    if train(LEARNER, (), out / LEARNER, assignments=(f"training.max_steps={steps}",), device=device)["step"] < steps:
+        raise KeyboardInterrupt
     for name in (FINDER, FIRST_STAGE, ENCODER, JUDGE, FORGE):
         kind = TRAINED_AS.get(name, name)
         budget = float(read_yaml(shipped_config(kind))["training"]["budget_seconds"]) * budget_share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from polypforge.core.types import POLYP, Case, Request
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import box_mask
 from polypforge.models.first_stage import FirstStage
-from polypforge.models.locate import STARTER, locate, set_offline, weights_hash
+from polypforge.models.locate import STARTER, is_local, locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import render
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
@@ -103,12 +103,14 @@ def train(
     if start:
         set_out_from(model, start)
     if training.privacy:
-        refuse_not_private(model)
-        if start and not start.startswith(STARTER):
+        loaded = [w for w in _weights_in(values.get("model") or {}) if is_local(w)] + ([start] if start else [])
+        own = [w for w in loaded if not w.startswith(STARTER)]
+        if own:
             raise UserError(
-                f"private training can't set out from {start}: what those weights learned, perhaps from the same images, no noise hides. "
+                f"private training can't set out from {own[0]}: what those weights learned, perhaps from the same images, no noise hides. "
                 f"The shipped weights ({STARTER}NAME) learned from public data."
             )
+        refuse_not_private(model)
     if not data and not phantom.frames and not isinstance(model, UntrainedRecipe):
         raise UserError("there is nothing to learn from: give --data, or phantom.frames in the configuration.")
     main = int(os.environ.get("RANK", "0")) == 0  # `accelerate launch` numbers its processes so
@@ -157,6 +159,12 @@ def train(
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress), **reached}
     result["best_loss"] = None if math.isinf(progress.best_loss) else progress.best_loss
     return _with_data(result, out, data, opened, main)
+
+
+def _weights_in(section: Mapping[str, Any]) -> list[str]:
+    """All that a model's configuration names as weights, at any depth."""
+    found = [v for k, v in section.items() if k.endswith("weights") and isinstance(v, str)]
+    return found + [w for v in section.values() if isinstance(v, Mapping) for w in _weights_in(v)]
 
 
 def set_out_from(model: Trainable, start: str) -> None:

@@ -94,7 +94,7 @@ class LesionSegmenter(SavedNet, Trainable):
             raise UserError(
                 f"segmenter {config.architecture} with encoder {config.encoder} and weights '{config.weights}': {what}."
             ) from error
-        if is_local(config.weights):
+        if is_local(config.weights) and not next(self.net.parameters()).is_meta:
             self._set_out_from(type(self).load_pretrained(locate(config.weights)))
 
     def _set_out_from(self, other: LesionSegmenter) -> None:

@@ -58,6 +58,7 @@ class SinGANSegConfig:
 
 class SinGANSeg(Recipe):
     name: ClassVar[str] = "singan_seg"
+    knows_cases: ClassVar[bool] = False  # its images are part of it
     config_class: ClassVar[type] = SinGANSegConfig
     needs: ClassVar[frozenset[str]] = frozenset()
     real: Tensor  # (M, 4, S, S): the images

@@ -18,13 +18,20 @@ from polypforge.workflows.overlap import refuse_overlap
 
 @dataclass(frozen=True)
 class Draw:
-    """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation. apart:
-    names of cases on neither side, as they hang together with validation cases."""
+    """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation. The first
+    `labelled` of a size show a lesion, the others are the frames without one. apart: names of cases on neither side, as they hang together
+    with validation cases."""
 
     number: int
     learned: Mapping[int, tuple[SourceCase, ...]]
+    labelled: Mapping[int, int]
     validation: tuple[SourceCase, ...]
     apart: frozenset[str] = frozenset()
+
+    def real(self, size: int, share: float) -> tuple[SourceCase, ...]:
+        """A share of the labelled cases with all frames without a lesion; nothing for a share of nothing."""
+        cases, labelled = self.learned[size], self.labelled[size]
+        return (*cases[: round(share * labelled)], *cases[labelled:]) if share else ()
 
 
 def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
@@ -60,9 +67,11 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
             raise UserError(
                 f"{opened.source.path}: near-duplicates of validation cases leave {len(rest)} of {max(plan.sizes)} cases: lower sizes."
             )
-        learned = {n: tuple(replace(c, split="train") for c in [*(rest if n == ALL else rest[:n]), *extra]) for n in plan.sizes}
+        shown = {n: rest if n == ALL else rest[:n] for n in plan.sizes}
+        learned = {n: tuple(replace(c, split="train") for c in [*cases, *extra]) for n, cases in shown.items()}
+        labelled = {n: len(cases) for n, cases in shown.items()}
         apart = {c.name for c in usable if of_group[c.name] in taken} - {c.name for c in validation}
-        draws.append(Draw(number, learned, tuple(validation), frozenset(apart)))
+        draws.append(Draw(number, learned, labelled, tuple(validation), frozenset(apart)))
     return draws
 
 
@@ -75,7 +84,8 @@ def _shows_lesion(case: SourceCase) -> bool:
 def open_tests(
     opened: Opened, folders: Sequence[Path], learned: Sequence[SourceCase], checks: Path, skip_bad: bool, masks: bool
 ) -> dict[str, tuple[SourceCase, ...]]:
-    """Name -> cases: the training folder's own test split, and that of every other folder, or all of it.
+    """Name -> cases: the training folder's own test split, and that of every other folder, or all of it. Frames that show one scene
+    have one group: together they are one witness.
 
     masks: whether every lesion needs one. Raises UserError when there is nothing to test on, or when a test frame shows what a network may
     learn from.
@@ -83,7 +93,7 @@ def open_tests(
     tests: dict[str, tuple[SourceCase, ...]] = {}
     own = opened.cases("test")
     if own:
-        tests[f"{opened.source.path.name} (test)"] = tuple(own)
+        tests[f"{opened.source.path.name} (test)"] = _grouped(own, opened)
     for folder in folders:
         cache = checks / f"{content_hash(str(folder.resolve()))}.json"
         other = open_checked(folder, skip_bad=skip_bad, cache=cache, min_cases=1)
@@ -92,7 +102,7 @@ def open_tests(
         if not cases:
             raise UserError(f"{folder} holds no case to test on.")
         refuse_overlap(learned, cases, f"{opened.source.path} and the test cases of {folder}", checks / f"overlap-{cache.name}")
-        tests[folder.name if folder.name not in tests else str(folder)] = tuple(cases)
+        tests[folder.name if folder.name not in tests else str(folder)] = _grouped(cases, other)
     for name, cases in tests.items():
         bare = [c.name for c in cases if c.read_masks is None and c.boxes]
         if masks and bare:
@@ -102,3 +112,9 @@ def open_tests(
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
     return tests
+
+
+def _grouped(cases: Sequence[SourceCase], opened: Opened) -> tuple[SourceCase, ...]:
+    """The cases, those of one group or of near-duplicate frames under one name."""
+    scenes = {c.name: members[0].name for members in components(cases, opened.report.pairs) for c in members}
+    return tuple(replace(c, group=scenes[c.name]) for c in cases)

@@ -35,7 +35,8 @@ KEPT_BYTES = 1 << 30  # of frames, in each process
 @dataclass(frozen=True)
 class Job:
     """A cell with all that it needs; travels to the process that trains it. training: of TrainingConfig, and `epochs`. result: the file
-    that it writes. labelled: the number of real cases behind the comparison, of which `real` may be a part."""
+    that it writes. labelled: the number of cases with a lesion behind the comparison; shown: how many of them are the first of `real`,
+    beside frames without one."""
 
     cell: Cell
     result: Path
@@ -51,6 +52,7 @@ class Job:
     tests: Mapping[str, tuple[SourceCase, ...]]
     device: str
     labelled: int
+    shown: int
 
 
 _LOADED: dict[Path, Case] = {}  # of this process: the next cell asks for the same frames
@@ -105,7 +107,7 @@ def run(job: Job) -> Path:
             f"{cell.label}: no synthetic case says which of the {len(real)} real ones it was made from, so '{job.mix.mode}' has nothing to "
             "draw: use the mode pool or share."
         )
-    wanted = job.mix.pooled(len(real) or len(synthetic))
+    wanted = job.mix.pooled(job.shown or len(synthetic))
     if job.mix.mode == "pool" and wanted < len(synthetic):
         order = numpy_rng("downstream synthetic", cell.draw, cell.seed).permutation(len(synthetic))
         synthetic = [synthetic[k] for k in sorted(order[:wanted])]
@@ -119,7 +121,13 @@ def run(job: Job) -> Path:
         raise KeyboardInterrupt
     best = task.Network.load_pretrained(folder / "best").to(job.device).eval()
     tests = {name: task.score(best, (_load(c) for c in cases)) for name, cases in job.tests.items()}
-    counted = {"real": len(real), "synthetic": pool.drawable(), "steps": progress.step, "seconds": round(progress.seconds, 1)}
+    counted = {
+        "real": job.shown,
+        "normal": len(real) - job.shown,
+        "synthetic": pool.drawable(),
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+    }
     write_json(job.result, {"cell": asdict(cell), **counted, "validation": 1 - progress.best_loss, "tests": tests})
     shutil.rmtree(folder)  # its weights have said what they had to say
     return job.result

@@ -85,11 +85,11 @@ class Experiment:
 
     def job(self, cell: Cell, device: str) -> Job:
         plan, draw, made = self.plan, self.draws[cell.draw], self.supply(cell)
-        arm, learned = plan.arms[cell.arm], draw.learned[cell.size]
-        real = learned[: round(arm.real * len(learned))]
+        arm, labelled = plan.arms[cell.arm], draw.labelled[cell.size]
         return Job(
-            cell, self.result(cell), plan.task, plan.networks[cell.network], plan.training, arm.augment, plan.mix(cell), real,
-            made.cases, made.parents, draw.validation, self.tests, device, len(learned),
+            cell, self.result(cell), plan.task, plan.networks[cell.network], plan.training, arm.augment, plan.mix(cell),
+            draw.real(cell.size, arm.real), made.cases, made.parents, draw.validation, self.tests, device, labelled,
+            round(arm.real * labelled),
         )  # fmt: skip
 
 

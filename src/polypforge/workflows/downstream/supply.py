@@ -14,7 +14,7 @@ from polypforge.data.folder import METADATA, is_data_set, read_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase, parent_of
 from polypforge.evaluation.plan import Plan, Supply
-from polypforge.models.locate import locate, weights_hash
+from polypforge.models.locate import STARTER, locate, starter_names, weights_hash
 from polypforge.quality.gates.settings import read_gates
 from polypforge.workflows.downstream.cases import Draw
 from polypforge.workflows.expand import SUMMARY, expand
@@ -41,8 +41,8 @@ def make(supply: Supply, draw: Draw, size: int, folder: Path, name: str, device:
     if not is_data_set(real):
         write_jsonl(real / METADATA, copy_real(Source(real, "data set", list(learned)), real))
     if not (folder / name / SUMMARY).is_file():
-        count = supply.count(len(learned))
-        console.print(f"Making {count} synthetic cases ({name}) from {len(learned)} real ones in {folder / name}.")
+        count = supply.count(draw.labelled[size])
+        console.print(f"Making {count} synthetic cases ({name}) from {draw.labelled[size]} labelled ones in {folder / name}.")
         expand(
             real, folder / name, count, recipe=supply.recipe, model=supply.model or None, gates=supply.gates,
             judges=(supply.judge,) if supply.judge else (), budget_seconds=supply.budget_seconds, seed=draw.number, synthetic_only=True,
@@ -89,8 +89,10 @@ def identity(supply: Supply) -> str:
     """A hash of all that decides what it makes: its settings, and the content of the weights and gates that they name."""
     if supply.folder:
         return content_hash([str(Path(supply.folder).resolve())], 8)
-    weights = [weights_hash(locate(name)) for name in (supply.model, supply.judge) if name]
-    return content_hash([asdict(supply), weights, read_gates(supply.gates).to_json()], 8)
+    gates = read_gates(supply.gates)
+    model = supply.model or (STARTER + supply.recipe if supply.recipe in starter_names() else "")
+    weights = [weights_hash(locate(name)) for name in (model, supply.judge, *gates.judges, *gates.detectors) if name]
+    return content_hash([asdict(supply), weights, gates.to_json()], 8)
 
 
 def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path) -> None:
