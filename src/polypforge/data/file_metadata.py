@@ -7,8 +7,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"pHYs"}
 JPEG_START = b"\xff\xd8"
 JFIF_BYTES = 16  # without a thumbnail
-JPEG_TABLES = {0xC4, 0xDA, 0xDB, 0xDD, *range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xCC, *range(0xCD, 0xD0)}
-JPEG_END = 0xD9
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+JPEG_TABLES = {*range(0xC0, 0xD0), JPEG_SCAN, 0xDB, 0xDD} - {0xC8}  # frames, code and quantisation tables, scans; 0xC8 is reserved
 
 
 def carries_metadata(content: bytes) -> bool:
@@ -44,7 +44,7 @@ def _plain_jpeg(content: bytes) -> bool:
         if not (marker in JPEG_TABLES or _known_application(marker, size, body)):
             return False
         at += 2 + size
-        if marker == 0xDA:
+        if marker == JPEG_SCAN:
             at = _end_of_scan(content, at)
     return content[at:] == b"\xff\xd9"
 
