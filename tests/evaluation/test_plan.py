@@ -2,13 +2,14 @@
 
 import pytest
 
-from polypforge.core.config import from_dict
+from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.evaluation.plan import CHOOSING, plan_from, read_plan, shipped_plans
 from polypforge.evaluation.tasks import task_of
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import recipe_class
 from polypforge.workflows.downstream.cell import settings
+from polypforge.workflows.trainables import shipped_config
 
 SMALL = {
     "title": "t", "baseline": "real", "arms": {"real": {}, "more": {"synthetic": "made", "amounts": [0.25, 0.5], "choose": True}},
@@ -21,13 +22,14 @@ def test_shipped_plans_name_only_what_exists(name):
     plan = read_plan(name, ("supplies.given.folder=somewhere",) if name == "compare" else ())
     task = task_of(plan.task)
     assert plan.title and plan.question and plan.first_cells()
-    for network in plan.networks.values():
-        from_dict(task.Network.config_class, network)
+    for arm in plan.arms:
+        for network in plan.networks:
+            from_dict(task.Network.config_class, plan.network_of(network, arm))
+        assert settings(plan.training_of(arm), 100, 0).max_steps
     for supply in plan.supplies.values():
         assert supply.folder == "" or name == "compare"
         recipe_class(supply.recipe)
         read_gates(supply.gates)
-    assert settings(plan.training, 100, 0).max_steps
 
 
 def test_every_arm_gets_the_same_steps_and_seeds():
@@ -51,6 +53,22 @@ def test_a_cell_is_known_by_all_that_describes_it():
     longer = plan_from(SMALL | {"training": {"max_steps": 6}}, "here")
     other = plan_from(SMALL | {"supplies": {"made": {"recipe": "copy_paste", "per_real": 3.0}}}, "here")
     assert len({p.cell_id(cell) for p in (plan, longer, other)}) == 3
+
+
+def test_an_arm_may_set_out_from_weights_of_its_own_with_steps_of_its_own():
+    own = {"real": {}, "more": SMALL["arms"]["more"] | {"network": {"weights": "start"}, "training": {"max_steps": 2}}}
+    plan, changed = plan_from(SMALL, "here"), plan_from(SMALL | {"arms": own, "training": {"max_steps": 5, "batch_size": 4}}, "here")
+    assert changed.network_of("a", "more") == {"weights": "start"} and changed.network_of("a", "real") == {}
+    assert changed.training_of("more") == {"max_steps": 2, "batch_size": 4} and changed.training_of("real")["max_steps"] == 5
+    changed = plan_from(SMALL | {"arms": own}, "here")
+    for cell in plan.first_cells():
+        assert (plan.cell_id(cell) == changed.cell_id(cell)) == (cell.arm == "real")
+
+
+def test_the_phantom_start_counts_its_own_steps():
+    plan = read_plan("phantom_start")
+    start = read_yaml(shipped_config("lesion_segmenter"))["training"]["max_steps"]
+    assert plan.training_of("phantoms")["max_steps"] + start == plan.training_of("strong")["max_steps"]
 
 
 @pytest.mark.parametrize(("change", "said"), [

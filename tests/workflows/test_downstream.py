@@ -250,14 +250,19 @@ def test_a_cell_knows_the_weights_that_its_network_sets_out_from(real, tmp_path)
 
 def test_a_cell_knows_all_weights_that_its_network_sets_out_from(real, tmp_path):
     start = tmp_path / "start"
-    network = NETWORK | {"weights": str(start)}
-    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}, "networks": {"unet": network}}, "here")
+    arms = {"strong": {}, "started": {"network": {"weights": str(start)}, "training": {"max_steps": 2}}}
+    plan = plan_from(PLAN | {"arms": arms, "supplies": {}}, "here")
     draws, found = draw_cases(open_checked(real), plan), []
+    cells = {c.arm: c for c in plan.first_cells()}
     for seed in range(2):
         torch.manual_seed(seed)
         LesionSegmenter(from_dict(LesionSegmenterConfig, NETWORK)).save_pretrained(start)
-        found.append(Experiment(plan, draws, {}, tmp_path, "cpu", True).result(plan.first_cells()[0]))
-    assert found[0] != found[1]
+        experiment = Experiment(plan, draws, {}, tmp_path, "cpu", True)
+        found.append({arm: experiment.result(cell) for arm, cell in cells.items()})
+    assert found[0]["started"] != found[1]["started"] and found[0]["strong"] == found[1]["strong"]
+    jobs = {arm: experiment.job(cell, "cpu") for arm, cell in cells.items()}
+    assert jobs["started"].network["weights"] == str(start) and "weights" not in jobs["strong"].network
+    assert (jobs["started"].training["max_steps"], jobs["strong"].training["max_steps"]) == (2, 3)
 
 
 def test_adding_children_needs_to_know_their_parents(real, tmp_path):

@@ -53,7 +53,7 @@ class Arm:
     """One way of training. augment: none, flips or strong. real: share of the labelled cases that it learns from (0: synthetic only).
     synthetic: name of a supply, or "". mode, amounts, probability: see `Mix`; with `choose`, the best amount is taken by validation, in
     trainings on the first draw whose seed doesn't count; without it, each amount is an arm of its own. sizes: those of the plan that it is
-    for; empty: all."""
+    for; empty: all. network, training: where it differs from the plan's, such as other weights to set out from, and fewer steps for it."""
 
     augment: str = "flips"
     real: float = 1.0
@@ -63,6 +63,8 @@ class Arm:
     probability: float = 0.5
     choose: bool = False
     sizes: tuple[int, ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.augment not in AUGMENTATIONS or self.mode not in MODES:
@@ -172,10 +174,15 @@ class Plan:
         """A hash of the cell and of all that describes it here, so that a plan may grow without losing what was done."""
         arm = self.arms[cell.arm]
         supply = asdict(self.supplies[arm.synthetic]) if arm.synthetic else None
-        way = asdict(arm) | {"amounts": (), "choose": False, "sizes": ()}
-        return content_hash(
-            [asdict(cell), way, supply, self.networks[cell.network], self.training, self.task, self.validation, self.normal]
-        )
+        way = {"augment": arm.augment, "real": arm.real, "synthetic": arm.synthetic, "mode": arm.mode, "probability": arm.probability}
+        network, training = self.network_of(cell.network, cell.arm), self.training_of(cell.arm)
+        return content_hash([asdict(cell), way, supply, network, training, self.task, self.validation, self.normal])
+
+    def network_of(self, network: str, arm: str) -> Mapping[str, Any]:
+        return {**self.networks[network], **self.arms[arm].network}
+
+    def training_of(self, arm: str) -> Mapping[str, Any]:
+        return {**self.training, **self.arms[arm].training}
 
     def mix(self, cell: Cell) -> Mix:
         arm = self.arms[cell.arm]

@@ -56,12 +56,12 @@ class Experiment:
         """Known by the plan's words for the cell and by the content of all cases that take part."""
         draw = self.draws[cell.draw]
         parts = (draw.learned[cell.size], draw.validation, self.supply(cell).cases, *self.tests.values())
-        known = [self.plan.cell_id(cell), [self._state(part) for part in parts], *self._weights(cell.network)]
+        known = [self.plan.cell_id(cell), [self._state(part) for part in parts], *self._weights(cell)]
         return self.out / "cells" / f"{content_hash(known)}.json"
 
-    def _weights(self, network: str) -> list[str]:
+    def _weights(self, cell: Cell) -> list[str]:
         """The content of files that the network sets out from."""
-        weights = str(self.plan.networks[network].get("weights") or "")
+        weights = str(self.plan.network_of(cell.network, cell.arm).get("weights") or "")
         if is_local(weights):
             return [weights_hash(locate(weights))]
         return [content_of(Path(weights))] if Path(weights).is_file() else []
@@ -87,8 +87,8 @@ class Experiment:
         plan, draw, made = self.plan, self.draws[cell.draw], self.supply(cell)
         arm, labelled = plan.arms[cell.arm], draw.labelled[cell.size]
         return Job(
-            cell, self.result(cell), plan.task, plan.networks[cell.network], plan.training, arm.augment, plan.mix(cell),
-            draw.real(cell.size, arm.real), made.cases, made.parents, draw.validation, self.tests, device, labelled,
+            cell, self.result(cell), plan.task, plan.network_of(cell.network, cell.arm), plan.training_of(cell.arm), arm.augment,
+            plan.mix(cell), draw.real(cell.size, arm.real), made.cases, made.parents, draw.validation, self.tests, device, labelled,
             round(arm.real * labelled),
         )  # fmt: skip
 
@@ -115,9 +115,10 @@ def downstream(
     set_offline(offline)
     device = device_of(device)
     plan = plan if isinstance(plan, Plan) else read_plan(plan, tuple(assignments))
-    settings(plan.training, 1, 0)
-    for name, network in plan.networks.items():
-        from_dict(task_of(plan.task).Network.config_class, network, f"networks: {name}")
+    for arm in plan.arms:
+        settings(plan.training_of(arm), 1, 0)
+        for name in plan.networks:
+            from_dict(task_of(plan.task).Network.config_class, plan.network_of(name, arm), f"networks: {name}")
     for supply in plan.supplies.values():
         recipe_class(supply.recipe)
         if supply.folder and not Path(supply.folder).is_dir():
