@@ -1,6 +1,11 @@
 """Downstream experiments from data to words: leaks, resuming, growing, outside generators."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,3 +317,34 @@ def test_an_empty_supply_is_said(real, tmp_path):
     write_jsonl(tmp_path / "made" / METADATA, [])
     with pytest.raises(UserError, match="no synthetic case"):
         downstream(with_folder(tmp_path / "made"), real, tmp_path / "run")
+
+
+DRIVER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from polypforge.workflows.downstream.cell import quiet_worker
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=quiet_worker, initargs=(1, True)) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.slow
+def test_trainings_end_when_the_command_is_killed(tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    with subprocess.Popen([sys.executable, tmp_path / "driver.py"], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout
+        worker = int(driver.stdout.readline())
+        time.sleep(1)  # it sleeps, as it would train
+        os.kill(worker, 0)
+        driver.kill()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived the command")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,7 +136,9 @@ def run(job: Job) -> Path:
 
 
 def quiet_worker(threads: int, offline: bool) -> None:
-    """For a process of a pool: no bars, its share of the cores, and no network when that was asked for."""
+    """For a process of a pool: no bars, its share of the cores, no network when that was asked for, and an end when its parent ends, or
+    two trainings would write to one folder once the same command resumes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     set_offline(offline)
     if offline:  # the variable alone says nothing to a library that is imported already
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -145,3 +149,10 @@ def quiet_worker(threads: int, offline: bool) -> None:
     import cv2
 
     cv2.setNumThreads(threads)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
