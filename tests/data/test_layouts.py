@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
+from polypforge.data.checks import check
 from polypforge.data.layouts import open_source
 
 IMAGE = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
@@ -203,6 +204,29 @@ def test_one_damaged_frame_does_not_hide_the_others(tmp_path):
     assert cases["a"].boxes and not cases["b"].boxes
     with pytest.raises(UserError, match="b.png"):
         cases["b"].load()
+
+
+@pytest.mark.parametrize("bad", ["0 0.5 0.5 0 0.2", "0 0.5 nan 0.1 0.2"])
+def test_one_bad_box_does_not_hide_the_other_frames(tmp_path, bad):
+    for name, line in {"a": "0 0.5 0.5 0.2 0.2", "b": bad}.items():
+        put(tmp_path / f"images/{name}.png", IMAGE)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / f"labels/{name}.txt").write_text(line + "\n")
+    source = open_source(tmp_path)
+    report = check(source)
+    assert report.usable == ["a"] and "b.txt, line 1" in report.of("unreadable")[0].message
+    with pytest.raises(UserError, match="b.txt, line 1"):
+        list(source)
+
+
+def test_one_bad_coco_box_does_not_hide_the_other_frames(tmp_path):
+    images, notes = [], []
+    for k, width in enumerate((50, 0)):
+        put(tmp_path / f"{k}.png", IMAGE)
+        images.append({"id": k, "file_name": f"{k}.png"})
+        notes.append({"id": k, "image_id": k, "bbox": [40, 20, width, 30]})
+    (tmp_path / "instances.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    assert check(open_source(tmp_path)).usable == ["0"]
 
 
 def test_annotations_that_are_no_boxes_are_said(tmp_path):

@@ -33,9 +33,12 @@ class SourceCase:
     group: str = ""
     split: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""  # of its annotation, found when that was read: why the case can't be used
 
     def load(self) -> Case:
         """Read the pixels. Raises UserError when a file is bad or image and mask differ in size."""
+        if self.fault:
+            raise UserError(self.fault)
         image = read_image(self.image_path)
         mask, classes = None, {}
         if self.read_masks is not None:

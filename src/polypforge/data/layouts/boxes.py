@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,42 @@ from polypforge.data.source import Source, SourceCase
 def _box(values: list[float], where: str) -> Box:
     if len(values) != 4:
         raise UserError(f"{where}: a box needs four numbers, not {len(values)}.")
+    if not all(isfinite(v) for v in values):
+        raise UserError(f"{where}: {values} are not four numbers.")
     x0, y0, x1, y1 = (round(v) for v in values)
     if x1 <= x0 or y1 <= y0 or x0 < -1 or y0 < -1:
         raise UserError(f"{where}: ({x0}, {y0}, {x1}, {y1}) is no box; corners must be x0 < x1, y0 < y1.")
     return max(0, x0), max(0, y0), x1, y1
 
 
-def _source(root: Path, layout: str, boxes: dict[Path, list[Box]], groups: dict[Path, str] | None = None) -> Source:
-    names = unique_names(sorted(boxes), root)
-    cases = [
-        SourceCase(names[p], p, boxes=tuple(b), label=POLYP if b else NORMAL, group=(groups or {}).get(p, ""))
-        for p, b in sorted(boxes.items())
-    ]
-    return Source(root, layout, cases)
+@dataclass
+class Boxes:
+    """Of each image; and what is wrong with an image's boxes, which is said of this case alone, when it is loaded."""
+
+    found: dict[Path, list[Box]] = field(default_factory=dict)
+    faults: dict[Path, str] = field(default_factory=dict)
+    groups: dict[Path, str] = field(default_factory=dict)
+
+    def show(self, image: Path) -> None:
+        self.found.setdefault(image, [])
+
+    def add(self, image: Path, values: list[float], where: str) -> None:
+        self.show(image)
+        try:
+            self.found[image].append(_box(values, where))
+        except UserError as error:
+            self.faults.setdefault(image, str(error))
+
+    def source(self, root: Path, layout: str) -> Source:
+        names = unique_names(sorted(self.found), root)
+        cases = [
+            SourceCase(
+                names[p], p, boxes=tuple(b), label=POLYP if b or p in self.faults else NORMAL, group=self.groups.get(p, ""),
+                fault=self.faults.get(p, ""),
+            )
+            for p, b in sorted(self.found.items())
+        ]  # fmt: skip
+        return Source(root, layout, cases)
 
 
 def _by_stem(root: Path) -> dict[str, Path]:
@@ -75,13 +100,15 @@ def read_kvasir_boxes(root: Path) -> Source:
     path = find_json(root, is_kvasir_json)
     if path is None:
         raise UserError(f"{root} holds no JSON file of Kvasir boxes.")
-    files, boxes = _by_stem(root), {}
+    files, boxes = _by_stem(root), Boxes()
     with _well_formed(path):
         for name, entry in read_json(path).items():
             if name not in files:
                 raise UserError(f"{path}: there is no image for '{name}' below {root}.")
-            boxes[files[name]] = [_box([b["xmin"], b["ymin"], b["xmax"], b["ymax"]], f"{path}, {name}") for b in entry["bbox"]]
-    return _source(root, "kvasir boxes", boxes)
+            boxes.show(files[name])
+            for b in entry["bbox"]:
+                boxes.add(files[name], [b["xmin"], b["ymin"], b["xmax"], b["ymax"]], f"{path}, {name}")
+    return boxes.source(root, "kvasir boxes")
 
 
 def read_coco(root: Path) -> Source:
@@ -92,16 +119,17 @@ def read_coco(root: Path) -> Source:
     files: dict[str, list[Path]] = defaultdict(list)
     for file in image_files(root):
         files[file.name].append(file)
-    boxes: dict[Path, list[Box]] = {}
+    boxes = Boxes()
     for path in sorted(p for p in root.rglob("*.json") if is_coco_json(read_json(p))):  # train and val have one each
         with _well_formed(path):
             content = read_json(path)
             images = {row["id"]: _coco_image(path, row["file_name"], root, files) for row in content["images"]}
-            boxes |= {image: [] for image in images.values()}
+            for image in images.values():
+                boxes.show(image)
             for row in content["annotations"]:
                 x, y, w, h = row["bbox"]
-                boxes[images[row["image_id"]]].append(_box([x, y, x + w, y + h], f"{path}, annotation {row.get('id')}"))
-    return _source(root, "coco", boxes)
+                boxes.add(images[row["image_id"]], [x, y, x + w, y + h], f"{path}, annotation {row.get('id')}")
+    return boxes.source(root, "coco")
 
 
 def _coco_image(path: Path, name: str, root: Path, files: dict[str, list[Path]]) -> Path:
@@ -117,10 +145,10 @@ def _coco_image(path: Path, name: str, root: Path, files: dict[str, list[Path]])
 
 def read_yolo(root: Path) -> Source:
     """`labels/NAME.txt` with `class cx cy w h` in shares of the frame; an empty or missing file is a normal frame."""
-    boxes: dict[Path, list[Box]] = {}
+    boxes = Boxes()
     labels = {_label_key(p, root, "labels"): p for p in root.rglob("*.txt") if "labels" in p.relative_to(root).parts}
     for path in image_files(root):
-        boxes[path] = []
+        boxes.show(path)
         try:
             height, width = read_image(path).shape[:2]
         except UserError:  # said of this case alone, when it is loaded
@@ -131,8 +159,8 @@ def read_yolo(root: Path) -> Source:
                 raise UserError(f"{label}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
             _, cx, cy, w, h = values
             corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-            boxes[path].append(_box(corners, f"{label}, line {line}"))
-    return _source(root, "yolo", boxes)
+            boxes.add(path, corners, f"{label}, line {line}")
+    return boxes.source(root, "yolo")
 
 
 def _label_key(path: Path, root: Path, kind: str) -> tuple[str, ...]:
@@ -146,7 +174,7 @@ def read_ldpolyp(root: Path) -> Source:
     for path in root.rglob("*.txt"):
         if "annotations" in (p.lower() for p in path.relative_to(root).parts):
             notes[path.parent.name][path.stem] = path
-    boxes, groups = {}, {}
+    boxes = Boxes()
     for path in image_files(root):
         note = notes.get(path.parent.name, {}).get(path.stem)
         if note is None:
@@ -154,9 +182,11 @@ def read_ldpolyp(root: Path) -> Source:
         rows = _numbers(note)
         if not rows or len(rows[0][1]) != 1 or int(rows[0][1][0]) != len(rows) - 1:
             raise UserError(f"{note}: the first line must be the number of boxes that follow.")
-        boxes[path] = [_box(values, f"{note}, line {line}") for line, values in rows[1:]]
-        groups[path] = f"video-{path.parent.name}"
-    return _source(root, "ldpolypvideo", boxes, groups)
+        boxes.show(path)
+        for line, values in rows[1:]:
+            boxes.add(path, values, f"{note}, line {line}")
+        boxes.groups[path] = f"video-{path.parent.name}"
+    return boxes.source(root, "ldpolypvideo")
 
 
 def _numbers(path: Path | None) -> list[tuple[int, list[float]]]:
