@@ -21,6 +21,7 @@ from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
+from polypforge.recipes.forge.glints import LEAST, with_glints
 from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.graft.recipe import Graft, GraftConfig
@@ -385,3 +386,46 @@ def test_pasting_looks_at_no_more_than_it_must_and_blends_as_if_it_saw_all(frame
 def test_a_negative_grain_is_refused(tiny_forge):
     with pytest.raises(ValueError, match="grain"):
         replace(tiny_forge.config, grain=-1.0)
+
+
+def blotched(share=1.0, seed=1, height=100.0, spread=0.05):
+    """(the plain drawing, the same with glints, inside): even tissue with one pale blotch of white light, `spread` of the window wide."""
+    view = View.of(job(Case("even", np.full((160, 160, 3), 90, np.uint8), np.zeros((160, 160), bool))), 1.75, 72)
+    away = (np.indices((256, 256)) - 127.5) / 256
+    light = height * np.exp(-(away**2).sum(0) / (2 * spread**2))
+    drawn = ((np.array([170, 90, 80]) + light[..., None]) / 127.5 - 1).astype(np.float32)
+    plain = view.enlarged(drawn)
+    return plain, with_glints(view, plain, drawn, share, seed), view.region
+
+
+def test_a_pale_blotch_becomes_sharp_spots_of_as_much_light():
+    plain, wet, inside = blotched()
+    assert plain.min(-1).max() < 185 and (wet.min(-1) > 200).sum() > 10
+    change = (wet.min(-1) - plain.min(-1))[inside]
+    given, taken = change[change > 0].sum(), -change[change < 0].sum()
+    assert given == pytest.approx(taken, rel=0.3), "light is moved, not made"
+    assert (wet == plain)[~inside].all()
+    assert (wet == blotched()[1]).all() and not (wet == blotched(seed=2)[1]).all()
+
+
+def test_less_of_the_light_makes_fewer_glints():
+    white = [(blotched(share)[1].min(-1) > 200).sum() for share in (0.3, 1.0)]
+    assert 0 < white[0] < white[1]
+
+
+@pytest.mark.parametrize("shown", [{"height": 0.0}, {"height": LEAST / 2}, {"spread": 0.5}])
+def test_even_light_and_shading_are_no_reflections(shown):
+    plain, wet, _ = blotched(**shown)
+    assert (wet == plain).all()
+
+
+def test_weights_from_before_glints_draw_without_them(tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_text())
+    assert type(tiny_forge).load_pretrained(tmp_path).config.glints == 1.0
+    del stored["config"]["glints"]
+    file.write_text(json.dumps(stored))
+    assert type(tiny_forge).load_pretrained(tmp_path).config.glints == 0.0
+    with pytest.raises(ValueError, match="glints"):
+        replace(tiny_forge.config, glints=1.5)

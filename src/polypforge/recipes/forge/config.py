@@ -20,7 +20,8 @@ class ForgeConfig:
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
     fooling_weight: of the critic's say on details, beside the error against the real image (0: no critic). learns: which stages do; the
     other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
-    of 256 (0: none). base_steps, guidance, base_shift: the sampler's defaults.
+    of 256 (0: none). glints: share of the drawn tissue's reflected light that is drawn together into sharp wet spots. base_steps,
+    guidance, base_shift: the sampler's defaults.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -42,6 +43,7 @@ class ForgeConfig:
     fooling_weight: float = 0.0
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
+    glints: float = 1.0
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
@@ -59,3 +61,5 @@ class ForgeConfig:
             raise ValueError("fooling_weight is at least 0")
         if self.grain < 0:
             raise ValueError("grain is at least 0")
+        if not 0 <= self.glints <= 1:
+            raise ValueError("glints is a share between 0 and 1")

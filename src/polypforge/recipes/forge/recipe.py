@@ -157,7 +157,8 @@ class Forge(Recipe):
         stored = json.loads((folder / "config.json").read_text())["config"]
         for gone in ("detail_time", "detail_steps"):  # of detail stages that were diffusion models; one step of theirs is a smooth lesion
             stored.pop(gone, None)
-        stored.setdefault("grain", 0.0)  # weights from before it was thought of draw what they drew
+        for later in ("grain", "glints"):  # weights from before these were thought of draw what they drew
+            stored.setdefault(later, 0.0)
         config = from_dict(ForgeConfig, stored, str(folder / "config.json"))
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)
         embedding = AttributeEmbedding.from_pretrained(folder / "base_embedding", local_files_only=True, use_safetensors=True)

@@ -27,6 +27,7 @@ from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
+from polypforge.recipes.forge.glints import with_glints
 from polypforge.recipes.forge.grain import with_grain
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
@@ -101,6 +102,8 @@ def finish(config: ForgeConfig, job: Job, view: View, drawn: NDArray[np.float32]
     pixels = view.enlarged(drawn[..., :3])
     if config.grain:
         pixels = with_grain(view, pixels, job.background.mask, config.grain, job.request.seed)
+    if config.glints:
+        pixels = with_glints(view, pixels, drawn[..., :3], config.glints, job.request.seed)
     return finished(job, view.region, view.field, view.paste(pixels), lesion)
 
 
