@@ -35,9 +35,10 @@ def test_uncrop_undoes_crop(angle, flip):
     image = np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8)
     smooth = (image // 8 * 0 + np.linspace(0, 255, 160)[None, :, None]).astype(np.uint8)
     window = Window(80, 80, 96, angle, flip)
-    back = window.uncrop(window.crop(smooth, 96), (160, 160))
+    back = window.uncrop(window.crop(smooth, 96), np.s_[0:160, 0:160])
     inner = np.s_[60:100, 60:100]
     assert np.abs(back[inner].astype(int) - smooth[inner]).max() <= 3
+    assert (window.uncrop(window.crop(smooth, 96), np.s_[70:90, 60:100]) == back[70:90, 60:100]).all()
 
 
 def test_shrinking_averages_instead_of_aliasing():

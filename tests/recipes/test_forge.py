@@ -383,9 +383,10 @@ def test_pasting_looks_at_no_more_than_it_must_and_blends_as_if_it_saw_all(frame
     assert (view.paste(drawn) == wanted).all()
 
 
-def test_a_negative_grain_is_refused(tiny_forge):
+@pytest.mark.parametrize("grain", [-1.0, 9.0])
+def test_impossible_grain_is_refused(tiny_forge, grain):
     with pytest.raises(ValueError, match="grain"):
-        replace(tiny_forge.config, grain=-1.0)
+        replace(tiny_forge.config, grain=grain)
 
 
 def blotched(share=1.0, seed=1, height=100.0, spread=0.05):

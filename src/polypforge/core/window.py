@@ -47,13 +47,16 @@ class Window:
         fine = cv2.warpAffine(array, self.matrix(fine_px), (fine_px, fine_px), flags=cv2.INTER_LINEAR)
         return fine if reduce == 1 else cv2.resize(fine, (out_px, out_px), interpolation=cv2.INTER_AREA)
 
-    def uncrop(self, patch: NDArray, shape: tuple[int, int]) -> NDArray:
-        """Draw a window-sized float32 or uint8 array (S, S[, C]) back into a frame of `shape` (height, width)."""
+    def uncrop(self, patch: NDArray, part: tuple[slice, slice]) -> NDArray:
+        """What a part of the frame (rows, columns) shows of a window-sized float32 or uint8 array (S, S[, C])."""
         small = int(np.ceil(self.side_px))
         if patch.shape[0] > small:  # warping doesn't average: shrink by area first, so that nothing aliases
             patch = cv2.resize(patch, (small, small), interpolation=cv2.INTER_AREA)
+        rows, columns = part
         inverse = cv2.invertAffineTransform(self.matrix(patch.shape[0]))
-        return cv2.warpAffine(patch, inverse, (shape[1], shape[0]), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        inverse[:, 2] -= columns.start, rows.start
+        size = columns.stop - columns.start, rows.stop - rows.start
+        return cv2.warpAffine(patch, inverse, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def whole_frame(size: tuple[int, int]) -> Window:

@@ -55,5 +55,5 @@ def _in_frame(chance: NDArray[np.float32], window: Window, size: tuple[int, int]
     inside = np.zeros(size, np.float32)
     x0, x1 = max(0, round(window.x - half)), min(width, round(window.x + half) + 1)
     y0, y1 = max(0, round(window.y - half)), min(height, round(window.y + half) + 1)
-    inside[y0:y1, x0:x1] = window.uncrop(chance, size)[y0:y1, x0:x1]
+    inside[y0:y1, x0:x1] = window.uncrop(chance, np.s_[y0:y1, x0:x1])
     return inside.clip(0, 1)

@@ -20,6 +20,7 @@ from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Job
 
 REPAINTED = 0.95  # share of a lesion's visible part that a region must cover for the lesion to be gone
+NEARBY = 0.12  # of the window's side: so far around a region the drawing is brought into the frame
 FEATHER = 0.06  # width of the blend inside the region, as a share of the window's side
 LABEL_MARGIN = 0.06  # where no outline was asked for: of the region's longer side, left free around the lesion
 
@@ -62,8 +63,11 @@ class View:
         return torch.from_numpy(self.window.crop_mask(mask, size)).float()[None]
 
     def enlarged(self, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`drawn` (S, S, 3) in [-1, 1] in its place: (H, W, 3) float32 in 0..255, of which only the window's part means anything."""
-        return self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) * np.float32(127.5) + np.float32(127.5)
+        """`drawn` (S, S, 3) in [-1, 1] in its place: (H, W, 3) float32 in 0..255, the region and NEARBY around it; black elsewhere."""
+        part = self.around(NEARBY * self.window.side_px)
+        placed = np.zeros(self.frame.shape, np.float32)
+        placed[part] = self.window.uncrop(np.ascontiguousarray(drawn), part) * np.float32(127.5) + np.float32(127.5)
+        return placed
 
     def paste(self, pixels: NDArray[np.float32]) -> Image:
         """The frame with `pixels` (H, W, 3) in 0..255 in its region; every pixel outside the region bit-equal to the frame's."""
@@ -81,7 +85,10 @@ class View:
 
     def lesion_in(self, drawn: NDArray[np.float32]) -> Mask:
         """The lesion of a drawn mask plane (S, S), positive inside: cut to the region, without specks and holes."""
-        return main_part((self.window.uncrop(np.ascontiguousarray(drawn), self.frame.shape[:2]) > 0) & self.region)
+        part = self.around(0)
+        found = np.zeros_like(self.region)
+        found[part] = (self.window.uncrop(np.ascontiguousarray(drawn), part) > 0) & self.region[part]
+        return main_part(found)
 
 
 def asked_lesion(job: Job, view: View) -> Mask:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from polypforge.models.unet import UNetShape
 
+MOST_GRAIN = 8.0  # a coarser texture would need more of the drawing around a region than is brought into the frame
+
 
 @dataclass(frozen=True)
 class ForgeConfig:
@@ -59,7 +61,7 @@ class ForgeConfig:
             raise ValueError("learns names base, detail or both")
         if self.fooling_weight < 0:
             raise ValueError("fooling_weight is at least 0")
-        if self.grain < 0:
-            raise ValueError("grain is at least 0")
+        if not 0 <= self.grain <= MOST_GRAIN:
+            raise ValueError(f"grain lies between 0 and {MOST_GRAIN:g}")
         if not 0 <= self.glints <= 1:
             raise ValueError("glints is a share between 0 and 1")

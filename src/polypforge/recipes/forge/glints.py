@@ -29,12 +29,12 @@ def with_glints(view: View, pixels: NDArray[np.float32], drawn: NDArray[np.float
     is left as it is: half a glint is a grey speck.
     """
     scale = view.window.side_px / len(drawn)
-    inner = erode(view.region, FEATHER * view.window.side_px)
     part = view.around(0)
-    light = share * view.window.uncrop(reflected(drawn), view.region.shape)[part].clip(0) * inner[part]
+    inner = erode(view.region[part], FEATHER * view.window.side_px)
+    light = share * view.window.uncrop(reflected(drawn), part).clip(0) * inner
     if not light.any():
         return pixels
-    spots = _spots(light, pixels[part].min(-1), scale * len(drawn) / 256, seed)[..., None]
+    spots = _spots(light, _darkest(pixels[part]), scale * len(drawn) / 256, seed)[..., None]
     wet = pixels.copy()
     wet[part] = (pixels[part] - light[..., None]) * (1 - spots) + np.float32(WHITE) * spots
     return wet
@@ -43,11 +43,17 @@ def with_glints(view: View, pixels: NDArray[np.float32], drawn: NDArray[np.float
 def reflected(drawn: NDArray[np.float32]) -> NDArray[np.float32]:
     """(S, S, 3) in about [-1, 1] -> (S, S) float32, 0..255: the light that stands out of its surroundings in every channel."""
     scale = len(drawn) / 256
-    darkest = cv2.GaussianBlur((drawn.min(-1) + 1) * np.float32(127.5), (0, 0), scale)
+    darkest = cv2.GaussianBlur((_darkest(drawn) + 1) * np.float32(127.5), (0, 0), scale)
     side = 2 * round(BLOTCH_PX * scale) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     matt = cv2.GaussianBlur(cv2.morphologyEx(darkest, cv2.MORPH_OPEN, disc), (0, 0), BLOTCH_PX * scale / 2)
     return np.clip(darkest - matt - LEAST, 0, None)
+
+
+def _darkest(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The least of the three channels; OpenCV is many times faster at it than numpy."""
+    red, green, blue = cv2.split(image)
+    return cv2.min(cv2.min(red, green), blue)
 
 
 def _spots(light: NDArray[np.float32], darkest: NDArray[np.float32], scale: float, seed: int) -> NDArray[np.float32]:

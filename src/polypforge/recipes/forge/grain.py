@@ -6,6 +6,8 @@ Random Phase Textures: Theory and Synthesis). So no structure of the frame is co
 
 from __future__ import annotations
 
+from math import ceil
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +33,24 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
     """
     sigma = max(1.0, width * view.window.side_px / 256)
     reach = REACH * view.window.side_px
-    part = view.around(reach + max(3 * sigma, EDGE_PX + 1))
-    region, frame = view.region[part], view.frame[part]
-    tissue = _tissue(region, frame, view.field[part], reach)
+    around = view.around(reach + max(3 * sigma, EDGE_PX + 1))
+    frame = view.frame[around]
+    tissue = _tissue(view.region[around], frame, view.field[around], reach)
     if old is not None:
-        tissue &= ~old[part]
+        tissue &= ~old[around]
     if tissue.sum() < LEAST_PX:
         return pixels
-    real, drawn = _fine(frame.astype(np.float32), sigma), _fine(pixels[part], sigma)
+    real = _fine(frame.astype(np.float32), sigma)
     limit = OUTLIER * 1.4826 * np.median(np.abs(real[tissue]), axis=0)
-    real, drawn = np.clip(real, -limit, limit), np.clip(drawn, -limit, limit)  # one outline is no grain
-    lacking = np.sqrt(np.clip(1 - drawn[region].var(axis=0) / np.maximum(real[tissue].var(axis=0), 1e-6), 0, 1))
-    light = cv2.GaussianBlur(pixels[part].mean(-1), (0, 0), 3 * sigma)
+    real = np.clip(real, -limit, limit)  # one outline is no grain
+    part = view.around(3 * sigma)
+    region, soft = view.region[part], pixels[part]
+    drawn = np.clip(_fine(soft, sigma)[region], -limit, limit)
+    lacking = np.sqrt(np.clip(1 - drawn.var(axis=0) / np.maximum(real[tissue].var(axis=0), 1e-6), 0, 1))
+    light = cv2.GaussianBlur(cv2.transform(soft, np.full((1, 3), 1 / 3, np.float32)), (0, 0), 3 * sigma)
     light = np.clip(light / max(1.0, float(frame[tissue].mean())), *SHADING)
     grained = pixels.copy()
-    grained[part] += _random_phase(real * tissue[..., None], int(tissue.sum()), seed) * lacking * light[..., None]
+    grained[part] += _random_phase(real * tissue[..., None], int(tissue.sum()), region.shape, seed) * lacking * light[..., None]
     return grained
 
 
@@ -60,10 +65,18 @@ def _fine(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     return image - cv2.GaussianBlur(image, (0, 0), sigma)
 
 
-def _random_phase(band: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
-    """(H, W, 3) Gaussian texture with the spectrum, the deviation and the colours of `band`, which is 0 but in `count` pixels."""
-    height, width = band.shape[:2]
-    size = cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width)
+def _random_phase(band: NDArray[np.float32], count: int, shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
+    """Gaussian texture of `shape`, three channels, with the spectrum, the deviation and the colours of `band`, which is 0 but in `count`
+    pixels. A larger band is folded: grain knows nothing of what lies so far away."""
+    size = cv2.getOptimalDFTSize(shape[0]), cv2.getOptimalDFTSize(shape[1])
     white = numpy_rng("grain", seed).standard_normal(size, np.float32)
-    spectrum = np.fft.rfft2(np.ascontiguousarray(band.transpose(2, 0, 1)), size) * (np.fft.rfft2(white) / np.float32(np.sqrt(count)))
-    return np.fft.irfft2(spectrum, size).astype(np.float32)[:, :height, :width].transpose(1, 2, 0)
+    spectrum = np.fft.rfft2(_folded(band.transpose(2, 0, 1), size)) * (np.fft.rfft2(white) / np.float32(np.sqrt(count)))
+    return np.fft.irfft2(spectrum, size).astype(np.float32)[:, : shape[0], : shape[1]].transpose(1, 2, 0)
+
+
+def _folded(planes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(C, H, W) -> (C, *size): what lies beyond the edge comes in again at the other side and is added."""
+    _, height, width = planes.shape
+    rows, columns = (ceil(have / wanted) for have, wanted in zip((height, width), size, strict=True))
+    whole = np.pad(planes, ((0, 0), (0, rows * size[0] - height), (0, columns * size[1] - width)))
+    return whole.reshape(len(planes), rows, size[0], columns, size[1]).sum((1, 3))
