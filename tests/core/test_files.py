@@ -3,7 +3,7 @@ import os
 import pytest
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import content_of, inside, read_jsonl, whole_file, whole_folder, write_jsonl
+from polypforge.core.files import content_of, inside, read_json, read_jsonl, whole_file, whole_folder, write_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path):
@@ -53,8 +53,12 @@ def test_bad_json_line_is_named(tmp_path):
     path.write_text('{"a": 1}\n\n{oops}\n')
     with pytest.raises(UserError, match="line 3"):
         read_jsonl(path)
-    write_jsonl(path, [{"a": 1}, {"b": "ü"}])
-    assert read_jsonl(path) == [{"a": 1}, {"b": "ü"}]
+    rows = [{"a": 1}, {"b": "ü"}, {"c": "two\u2028lines\x85"}]
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
+    for read in (read_jsonl, read_json):
+        with pytest.raises(UserError, match="can't be read"):
+            read(tmp_path)
 
 
 def test_unwritable_folder_is_one_sentence(tmp_path):

@@ -46,6 +46,12 @@ def test_no_lesion_is_an_error():
         attributes.measure(scene(FIELD), ~FIELD, FIELD, FIELD)
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), "large"])
+def test_what_is_no_number_is_not_asked_for(value):
+    with pytest.raises(ValueError, match="'size' is"):
+        attributes.to_vector({"size": value, "fill": 0.5})
+
+
 def test_vectors_mark_what_is_known():
     values, known = attributes.to_vector({"size": 0.45, "fill": 0.55})
     assert known.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]

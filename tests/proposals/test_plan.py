@@ -13,6 +13,7 @@ from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.outlines import blob
 from polypforge.proposals.places import propose
 from polypforge.proposals.plan import PlanConfig, Planner
+from polypforge.proposals.removal import removals
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,24 @@ def test_replacing_covers_the_old_lesion(frames):
             assert (region & case.mask & largest).sum() > 0.95 * (case.mask & largest & field_of_view(case.image)).sum()
             seen += 1
     assert seen > 3
+
+
+@pytest.mark.parametrize("place", [np.s_[0:160, 2:12], np.s_[40:120, 36:41]])
+def test_a_label_that_can_hardly_be_seen_gives_no_request_without_an_outline(place):
+    """In the black border, and all of it but a sliver."""
+    image = np.zeros((160, 160, 3), np.uint8)
+    image[:, 40:] = np.random.default_rng(0).integers(90, 140, (160, 120, 3))
+    mask = np.zeros((160, 160), bool)
+    mask[place] = True
+    cases = {"odd": Case("odd", image, mask, label="polyp"), "usual": render(3, 200, polyps=1)}
+    references = measure_lesions(cases["usual"])
+    for shapes in (False, True):
+        replaces = Planner(list(cases), cases.__getitem__, references, 0, PlanConfig(replace=1.0, add=0.0, move=0.0), shapes)
+        made = [r for i in range(6) for r in replaces.requests(i)]
+        assert made and all(len(r.region) >= 3 and len(r.lesion) not in (1, 2) for r in made)
+        seen = (mask & field_of_view(image)).any()
+        assert seen or not any(r.background == "odd" for r in made)
+    assert all(len(r.region) >= 3 for r in removals(prepare(cases["odd"]), 1)) and (seen or not removals(prepare(cases["odd"]), 1))
 
 
 def test_moving_removes_first_and_chains(frames):

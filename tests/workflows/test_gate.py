@@ -15,6 +15,7 @@ from polypforge.data.folder import write_data_set
 from polypforge.generation.writer import write_requests
 from polypforge.phantom.render import render
 from polypforge.quality.gates import Gatekeeper
+from polypforge.workflows import gating
 from polypforge.workflows.cross_fit import cross_fit, fold_of, shared_scenes
 from polypforge.workflows.gate import gate_folder
 from polypforge.workflows.generate import generate_cases
@@ -81,7 +82,7 @@ def test_other_thresholds_need_no_new_look(made, monkeypatch):
     everything |= dict.fromkeys(
         ("extra_lesion", "seam_gradient", "seam_colour", "noise", "repetition", "clipping", "saturation"), 1000000000.0
     )
-    everything["sharpness"] = -1e9
+    everything |= {"sharpness": -1e9, "lesion_drawn": 1e-9}
     lax = gate_folder(folder, **judge, thresholds=everything)
     assert lax["kept"] >= first["kept"] and lax["kept"] == 6 - lax["failed"].get("repeats", 0)
     assert gate_folder(folder, **judge)["kept"] == first["kept"]
@@ -101,7 +102,7 @@ def test_figures_and_labels(made):
     folder, judge = made
     wanted = rows(folder, "requests.jsonl")[0]["id"]
     result = gate_folder(
-        folder, **judge, explain=[wanted], soft_labels=True, refine=True, thresholds={"label_agreement": 0.0, "lesion_drawn": 0.0}
+        folder, **judge, explain=[wanted], soft_labels=True, refine=True, thresholds={"label_agreement": 0.0, "lesion_drawn": 0.01}
     )
     figure = cv2.imread(result["figures"][0])
     assert figure is not None and figure.std() > 20
@@ -113,10 +114,33 @@ def test_figures_and_labels(made):
         gate_folder(folder, **judge, explain=["abc"])
 
 
+def test_a_list_without_the_label_gate_says_nothing_of_it(made, tmp_path):
+    folder, judge = made
+    assert gate_folder(folder, **judge)["real"]["label_passed"] is not None
+    (tmp_path / "gates.yaml").write_text("gates: [{name: lesion_drawn}, {name: visible}]\n")
+    assert gate_folder(folder, gates=str(tmp_path / "gates.yaml"))["real"]["label_passed"] is None
+
+
+def test_few_held_out_lesions_set_no_threshold_by_themselves(made, tmp_path, monkeypatch):
+    folder, judge = made
+    real = [render(k, 96, polyps=1) for k in range(700, 709)]
+    for k, case in enumerate(real):
+        case.name, case.group, case.split = f"real{k}", f"real{k}", "val" if k % 3 == 0 else "train"
+    write_data_set(tmp_path / "real", real)
+    few = gate_folder(folder, data=tmp_path / "real", **judge)["real"]
+    assert few["n"] == 3 and few["judged"] == few["lesions"] + few["n"], "held-out and training lesions together"
+    monkeypatch.setattr(gating, "LEAST_HELD", 1)
+    assert gate_folder(folder, data=tmp_path / "real", **judge)["real"]["judged"] == few["n"]
+
+
 def test_bad_input(made, tmp_path):
     folder, judge = made
     with pytest.raises(UserError, match="lies in 0..1"):
         gate_folder(folder, **judge, thresholds={"label_agreement": 1.5})
+    with pytest.raises(UserError, match="without a lesion would pass"):
+        gate_folder(folder, **judge, thresholds={"lesion_drawn": 0.0})
+    with pytest.raises(UserError, match="give a number"):
+        gate_folder(folder, **judge, thresholds={"seam_colour": float("nan")})
     with pytest.raises(UserError, match="was not written by"):
         gate_folder(tmp_path, **judge)
     with pytest.raises(UserError, match="no such configuration"):

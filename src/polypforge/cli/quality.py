@@ -64,7 +64,9 @@ def audit(
         Path | None, typer.Option(help="Real cases that nothing learned from; default: the test split of --train, if it has one.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Also attack this model: can its errors tell what it learned from?")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: audit/ in the synthetic folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: audit/ in a set of this tool, else FOLDER-audit/.")
+    ] = None,
     false_positives: Annotated[float, typer.Option(help="Share of unrelated real pictures that may be called copies.")] = 0.01,
     keep: Annotated[bool, typer.Option("--keep", help="Only name copies; leave them in the set.")] = False,
     layout: Layout = "auto",
@@ -86,6 +88,8 @@ def audit(
 def _audit_text(result: dict[str, Any]) -> str:
     low, high = result["interval"]
     lines = [f"{len(result['copied'])} copies among {result['synthetic']} cases (95 %: {low:.1%}-{high:.1%}); {result['removed']} left out"]
+    if result["left_out"]:
+        lines.append(f"Not compared with: {', '.join(f'{n} x {why}' for why, n in result['left_out'].items())}")
     for kind, found in result["false_positives"].items():
         low, high = found["interval"]
         lines.append(
@@ -115,9 +119,9 @@ def _gate_text(result: dict[str, Any]) -> str:
     real = result["real"]
     if real and real["n"]:
         low, high = real["interval"]
+        alone = "" if real["label_passed"] is None else f", the label gate alone {real['label_passed'] / real['n']:.0%}"
         lines.append(
-            f"Of {real['n']} held-out real lesions {real['passed'] / real['n']:.0%} would pass (95 %: {low:.0%}-{high:.0%}), "
-            f"the label gate alone {real['label_passed'] / real['n']:.0%}."
+            f"Of {real['n']} held-out real lesions {real['passed'] / real['n']:.0%} would pass (95 %: {low:.0%}-{high:.0%}){alone}."
         )
     critic = result["set"].get("critic")
     if critic:

@@ -69,6 +69,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file.") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read as a configuration file ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):

@@ -57,25 +57,28 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
+def _text_of(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}).") from error
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(_text_of(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}): restore it or remove its folder.") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows; blank lines are passed over. A line that is not a JSON object is an error that names it."""
     rows = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_text_of(path).split("\n"), 1):  # splitlines would also break inside texts, at U+2028 and its like
         if not line.strip():
             continue
         try:

@@ -61,6 +61,11 @@ def parent_of(case: SourceCase) -> str:
     return str(request.get("background", "")) if isinstance(request, dict) else ""
 
 
+def donor_of(case: SourceCase | Case) -> str:
+    """Name of the real case whose lesion was put into this one; "" where none was, or nobody knows."""
+    return str(case.provenance.get("donor", ""))
+
+
 def state_of(cases: Sequence[SourceCase]) -> str:
     """A hash of what is known of the cases and of their files' content: another hash, other cases."""
     rows = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import astuple, fields
+from math import isfinite
+from numbers import Real
 
 import cv2
 import numpy as np
@@ -78,6 +80,9 @@ def to_vector(attributes: Attributes | dict[str, float]) -> tuple[NDArray[np.flo
     unknown = set(given) - set(NAMES)
     if unknown:
         raise ValueError(f"unknown attributes {sorted(unknown)}; known are {list(NAMES)}")
+    wrong = [name for name, value in given.items() if not isinstance(value, Real) or not isfinite(value)]
+    if wrong:
+        raise ValueError(f"attribute '{wrong[0]}' is {given[wrong[0]]!r}, not a number: leave it out where it isn't asked for")
     known = np.array([name in given for name in NAMES], np.float32)
     values = np.array([given.get(name, 0.0) for name in NAMES], np.float32)
     return np.clip((values - CENTRE) / SPREAD, -3, 3) * known, known

@@ -151,7 +151,7 @@ class ReferenceDatabase:
     def _keep(self, index: VectorIndex, kind: str, learned_from: int, shards: list[dict[str, Any]]) -> None:
         """Store the index beside the old one, then the manifest that names it, then drop the old one."""
         old = self.manifest["index"]
-        path = self.folder / f"index-{kind}-{len(index)}.faiss"
+        path = self.folder / f"index-{kind}-{len(index)}-{learned_from}.faiss"  # never the old one's name: that stays until this one counts
         index.save(path)
         self.index = index
         self.manifest = self.manifest | {

@@ -15,6 +15,8 @@ from polypforge.masks.shapes import components
 from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, region_polygon
 from polypforge.proposals.proposal import Proposal
 
+LEAST_SIDE_PX = 4  # of a box
+
 Sizes = Mapping[str, Callable[[], tuple[int, int]]]  # (height, width) of each training frame, read when it is asked for
 
 
@@ -65,6 +67,11 @@ def read_boxes(path: Path, sizes: Sizes) -> dict[str, list[Proposal]]:
             if not numbers or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
                 raise UserError(f"{path}: box {number + 1} of '{name}' must be x0 < x1 and y0 < y1 within {width}x{height}, not {box}.")
             x0, y0, x1, y1 = (round(v) for v in box)
+            if min(x1 - x0, y1 - y0) < LEAST_SIDE_PX:
+                raise UserError(
+                    f"{path}: box {number + 1} of '{name}' ({box}) is less than {LEAST_SIDE_PX} px wide or high: boxes are in pixels, "
+                    "not in shares of the frame."
+                )
             outline = inscribed_polygon((x0, y0, x1, y1), (height, width), numpy_rng("box outline", name, number))
             found.setdefault(name, []).append(_around(outline, "box"))
     return found

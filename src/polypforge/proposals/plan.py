@@ -187,15 +187,17 @@ class Planner:
         if not parts:
             return []
         lesion = parts[0]
+        seen = lesion & background.field
         region = loosened(lesion, float(rng.uniform(0.08, 0.2))) & background.field
-        if not region.any() or (lesion & background.field & ~region).any():
+        if seen.sum() < LEAST_AREA_PX or (seen & ~region).any():
+            return []
+        outline, shape = region_polygon(region), region_polygon(seen) if self.shapes else ()
+        if min(len(outline), len(shape) if self.shapes else 3) < 3:  # a sliver at the edge of the field
             return []
         fill = float(np.clip(lesion.sum() / region.sum() * np.exp(rng.normal(0, 0.1)), 0.4, 0.85))
         size = float(np.sqrt(fill * region.sum() / background.field_area_px))
-        known = lesion & background.field if self.shapes else None
-        asked = self._asked(wanted, fill, size, lightness(background.case, region), rng, known)
-        shape = region_polygon(known) if known is not None else ()
-        return [Request(background.case.name, POLYP, region_polygon(region), seed, asked, lesion=shape)]
+        asked = self._asked(wanted, fill, size, lightness(background.case, region), rng, seen if self.shapes else None)
+        return [Request(background.case.name, POLYP, outline, seed, asked, lesion=shape)]
 
     def _asked(
         self, wanted: Attributes, fill: float, size: float, place: float, rng: np.random.Generator, known: Mask | None

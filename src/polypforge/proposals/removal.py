@@ -15,10 +15,12 @@ def removals(background: Prepared, seed: int) -> list[Request]:
     """One request for each lesion; each but the first has the one before as its parent."""
     requests: list[Request] = []
     for lesion in visible_lesions(background):
-        region = loosened(lesion, MARGIN) & background.field
+        outline = region_polygon(loosened(lesion, MARGIN) & background.field)
+        if len(outline) < 3:  # a sliver at the edge of the field: there is nothing to remove
+            continue
         parent = requests[-1].id if requests else ""
         own = seed_from(seed, "remove", len(requests))
-        requests.append(Request(background.case.name, NORMAL, region_polygon(region), own, parent=parent))
+        requests.append(Request(background.case.name, NORMAL, outline, own, parent=parent))
     return requests
 
 

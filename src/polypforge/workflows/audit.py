@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Image
 from polypforge.core.window import around_mask, whole_frame
-from polypforge.data.folder import METADATA, REMOVED
+from polypforge.data.folder import METADATA, REMOVED, is_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.data.split import components
@@ -36,7 +37,7 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.drawn import drawn_lesions, is_whole_frame
 from polypforge.workflows.each import each, shown
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.opened import Opened, keep_report, open_checked
+from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, open_checked
 from polypforge.workflows.realism import lesion_features, lesion_look
 
 MOST_NULL = 200  # real pictures from which the usual likeness is learned
@@ -77,13 +78,15 @@ def audit(
     """Compare every synthetic case with all real training cases; copies leave the set's metadata.jsonl unless `keep`.
 
     synthetic: a data set of this tool (its synthetic cases), or any folder of pairs. heldout: real cases that nothing learned from;
-    by default the training folder's own test split. model: also attack this model for membership. false_positives: share of real
-    pictures that may be called copies. Results go to `out` (default: audit/ in the synthetic folder). Raises UserError.
+    by default the training folder's own test split. Training cases that show a scene of the test split are compared with, too, but set no
+    threshold. model: also attack this model for membership. false_positives: share of real
+    pictures that may be called copies. Results go to `out` (default: audit/ in a data set of this tool, FOLDER-audit/ beside any other
+    folder, whose next reader would take the results for cases). Raises UserError.
     """
     if not 0 < false_positives < 0.5:
         raise UserError(f"--false-positives is {false_positives:g}: give a share between 0 and 0.5.")
     set_offline(offline)
-    out = out or synthetic / "audit"
+    out = out or (synthetic / "audit" if is_data_set(synthetic) else synthetic.with_name(f"{synthetic.name}-audit"))
     recipe = load_recipe(locate(model, offline)).to(device_of(device)) if model else None
     if recipe is not None and not recipe.knows_cases:
         raise UserError(f"{recipe.name} gives no loss of a single case, which an attack on membership needs: leave --model out.")
@@ -96,6 +99,7 @@ def audit(
         raise UserError(f"{train} has no training case: an audit compares with what the model learned from.")
     others = _open_real(heldout, layout, skip_bad, out / "heldout-check.json").source.cases if heldout else real.cases("test")
     groups = {c.name: f"group {k}" for k, g in enumerate(components(real.source.cases, real.report.pairs)) for c in g}
+    beside = _left_aside(train, layout, real)
     whole = [c for c in made if is_whole_frame(c)]
     kinds = ("lesion", "frame") if whole or others else ("lesion",)
     training = {k: index for k in kinds if (index := _indexed(k, members, groups)) is not None}
@@ -115,12 +119,15 @@ def audit(
     _refuse_overlap(unseen.get("frame", []), train)
     found: list[Likeness] = []
     for kind, index in training.items():
-        found += _likenesses(kind, index, whole if kind == "frame" else made, thresholds[kind])
+        compare = partial(_likenesses, kind, cases=whole if kind == "frame" else made, threshold=thresholds[kind])
+        aside = _indexed(kind, beside, {c.name: c.name for c in beside})
+        found += _likest(compare(index), compare(aside) if aside else [])
     copied = sorted({row.case for row in found if row.copied})
     features = _features(members, others, made, open_encoder(STARTER_ENCODER, device))
     result: dict[str, Any] = {
         "synthetic": len(made),
-        "train": len(members),
+        "train": len(members) + len(beside),
+        "left_out": {why: len(names) for why, names in real.skipped.items() if why != NEAR_HELD_OUT},
         "heldout": len(others),
         "copied": copied,
         "interval": wilson_interval(len(copied), len(made)),
@@ -135,7 +142,7 @@ def audit(
     write_jsonl(out / "likeness.jsonl", (asdict(row) for row in sorted(found, key=lambda r: -r.correlation)))
     closest = sorted(found, key=lambda r: -r.correlation)[:SHOWN]
     if closest:
-        write_png(out / "closest.png", _picture(closest, {c.name: c for c in made}, {c.name: c for c in members}))
+        write_png(out / "closest.png", _picture(closest, {c.name: c for c in made}, {c.name: c for c in [*members, *beside]}))
     result["removed"] = 0 if keep else _remove(synthetic, out, copied)
     result["out"] = str(out)
     write_json(out / "audit.json", result)
@@ -152,6 +159,12 @@ def _open_real(folder: Path, layout: str, skip_bad: bool, cache: Path) -> Opened
     opened = open_checked(folder, layout, skip_bad, cache=cache, min_cases=1)
     keep_report(opened, cache)
     return opened
+
+
+def _left_aside(train: Path, layout: str, real: Opened) -> list[SourceCase]:
+    """Training cases that were left out as near-duplicates of held-out ones: whoever made the synthetic cases may have learned them."""
+    names = set(real.skipped.get(NEAR_HELD_OUT, ()))
+    return [c for c in open_source(train, layout).cases if c.name in names] if names else []
 
 
 def _synthetic_cases(source: Source) -> list[SourceCase]:
@@ -202,6 +215,16 @@ def _likenesses(kind: str, training: TrainingPictures, cases: Sequence[SourceCas
             hit = match.correlation > threshold
             rows.append(Likeness(name, kind, number, origin.case, origin.number, match.correlation, match.matches, hit))
     return rows
+
+
+def _likest(rows: list[Likeness], others: list[Likeness]) -> list[Likeness]:
+    """Of each synthetic picture, the more alike of its two matches."""
+    best: dict[tuple[str, int], Likeness] = {}
+    for row in [*rows, *others]:
+        key = row.case, row.number
+        if key not in best or row.correlation > best[key].correlation:
+            best[key] = row
+    return list(best.values())
 
 
 def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:

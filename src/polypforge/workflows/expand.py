@@ -144,9 +144,9 @@ def expand(
         "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judges": gating.weights,
         "data": fingerprint_of(opened.source), "versions": versions(), **chosen_steps,
     }  # fmt: skip
-    requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work)
-    finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
     gone = removed_ids(out)  # an audit of an earlier run found them to be copies
+    requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work, gone)
+    finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
     accepted = [r for r in finals if verdicts[r.id].kept and r.id not in gone][:num]
     rows = _write_accepted(out, store, accepted, verdicts, gating)
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
@@ -170,7 +170,7 @@ def expand(
     result = ExpandResult(out, report, len(accepted), len(finals), len(real_rows), reasons, round(time.monotonic() - started, 1))
     write_json(out / SUMMARY, result.to_json())
     if len(accepted) < num:
-        console.print(f"Only {len(accepted)} of {num} cases passed the gate after {len(finals)} tries: see {report}.")
+        console.print(f"Only {len(accepted)} of {num} cases were reached after {len(finals)} tries: see {report}.")
     return result
 
 
@@ -208,8 +208,9 @@ def _make(
     num: int,
     batch_size: int,
     work: Path,
+    gone: set[str],
 ) -> tuple[list[Request], dict[str, Verdict]]:
-    """Rounds of plan, generate and gate until `num` cases are accepted or MOST_TRIES * num were tried."""
+    """Rounds of plan, generate and gate until `num` cases are accepted, those in `gone` not counted, or MOST_TRIES * num were tried."""
     requests: list[Request] = []
     log = gating.log(store.folder)  # beside the cases that were judged
     verdicts: dict[str, Verdict] = {}
@@ -224,7 +225,7 @@ def _make(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("make", total=num, kept=0)
         while True:
-            kept = sum(verdicts[r.id].kept for r in requests if r.label == POLYP and r.id in verdicts)
+            kept = sum(verdicts[r.id].kept for r in requests if r.label == POLYP and r.id in verdicts and r.id not in gone)
             bar.update(task, kept=kept)
             if kept >= num or tried >= most:
                 return requests, verdicts

@@ -36,21 +36,24 @@ FEW = 4  # for gates that take long for each case
 SAVE_EVERY = 16  # batches
 MOST_REAL = 300  # real lesions from which thresholds are taken
 MOST_HELD = 100  # held-out ones that are put to the test
+LEAST_HELD = 10  # of them, for the thresholds of judges' gates to come from them alone
 
 
 @dataclass
 class Calibration:
     """What the gates do to real lesions: of `n` held-out ones `passed`, with the 95 % interval of the share; `failed`: by gate.
 
-    lesions: real lesions that the thresholds come from.
+    label_passed: by the gate label_agreement alone; None where it isn't asked. lesions: real lesions that thresholds come from, and judged:
+    those that thresholds of judges' gates come from.
     """
 
     n: int
     passed: int
     interval: tuple[float, float]
     failed: dict[str, int]
-    label_passed: int
+    label_passed: int | None
     lesions: int
+    judged: int
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,20 +107,27 @@ class Gating:
         self.compare_with(opened, load)
         log = self.log(folder / opened.state[:12])
         chosen = {split: _sample(opened, split, most) for split, most in (("train", MOST_REAL), ("val", MOST_HELD))}
-        rows = {split: self._real_scores(names, load, log) for split, names in chosen.items()}
-        log.save()
-        if not rows["train"]:
-            return None
+        learned = self._real_scores(chosen["train"], load, log)
         # What a judge says of cases that it may have learned is no measure: its thresholds come from held-out cases, half of them from
         # each half, and each half is put to the test with the thresholds of the other.
+        halves = [self._real_scores(chosen["val"][k::2], load, log) for k in range(2)]
+        log.save()
+        if not learned:
+            return None
         judged = {r.name for r in self.settings.gates if r.gate.needs}
-        plain = [{k: v for k, v in row.items() if k not in judged} for row in rows["train"]]
-        halves = [[{k: v for k, v in row.items() if k in judged} for row in rows["val"][k::2]] for k in range(2)]
+        plain = [{k: v for k, v in row.items() if k not in judged} for row in learned]
+
+        def seen(held: Sequence[Scores]) -> list[Scores]:
+            # A few lesions have no 1 %: the laxest of them would set the threshold. Then those that a judge may have learned help out.
+            rows = held if len(held) >= LEAST_HELD else [*held, *learned]
+            return [{k: v for k, v in row.items() if k in judged} for row in rows]
+
         verdicts = []
         for half in range(2):
-            thresholds = self.keeper.calibrated(plain + (halves[1 - half] or rows["train"]))
-            verdicts += [decide("", row, self.settings.gates, thresholds) for row in rows["val"][half::2]]
-        self.keeper.calibrate(plain + (halves[0] + halves[1] or rows["train"]))
+            thresholds = self.keeper.calibrated(plain + seen(halves[1 - half]))
+            verdicts += [decide("", row, self.settings.gates, thresholds) for row in halves[half]]
+        last = seen(halves[0] + halves[1])
+        self.keeper.calibrate(plain + last)
         failed = {r.name: sum(r.name in v.failed for v in verdicts) for r in self.settings.gates}
         passed = sum(v.kept for v in verdicts)
         return Calibration(
@@ -125,8 +135,9 @@ class Gating:
             passed,
             wilson_interval(passed, len(verdicts)),
             {name: count for name, count in failed.items() if count},
-            len(verdicts) - failed.get("label_agreement", 0),
-            len(rows["train"]),
+            len(verdicts) - failed["label_agreement"] if "label_agreement" in failed else None,
+            len(learned),
+            len(last),
         )
 
     def compare_with(self, opened: Opened, load: LoadBackground) -> None:

@@ -20,6 +20,7 @@ from polypforge.data.source import Source, SourceCase, state_of
 from polypforge.data.split import components, split_cases
 
 MIN_CASES = 4
+NEAR_HELD_OUT = "near-duplicate of a held-out case"  # a reason to leave a training case out
 CACHED_FRAMES = 64
 
 
@@ -121,7 +122,7 @@ def open_checked(
         cases = [c for c in cases if not c.provenance.get("synthetic")]
     leaking = _leaking(cases, report.pairs)
     if leaking:
-        skipped["near-duplicate of a held-out case"] = sorted(leaking)
+        skipped[NEAR_HELD_OUT] = sorted(leaking)
         console.print(f"Leaving out {len(leaking)} training case(s) that are near-duplicates of held-out ones.")
         cases = [c for c in cases if c.name not in leaking]
     if len(cases) < min_cases:

@@ -66,7 +66,7 @@ def propose_places(
         refuse_nesting(frames, explain)
     config = ProposerConfig(count=_at_least_one("--num", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
-    kept = cache or out.with_suffix(".features")  # an interrupted run goes on from there
+    kept = cache or out.with_name(f".{out.name}.features")  # an interrupted run goes on from there
     check = kept / f"check-{content_hash(str(frames.resolve()))}.json"
     unlabelled = layout == "normal"  # nothing will be validated on frames without labels
     shares = {"val_share": 0.0} if unlabelled else {}

@@ -58,7 +58,8 @@ def realism(
         real = _real(opened, load)
         if real.looks:
             theirs = lesion_features(encoder, real.looks)
-            scenes = {c.name: f"scene {k}" for k, g in enumerate(components(opened.source.cases, opened.report.pairs)) for c in g}
+            links = [*opened.report.pairs, *own.links]
+            scenes = {c.name: f"scene {k}" for k, g in enumerate(components(opened.source.cases, links)) for c in g}
             groups = [scenes.get(name, name) for name in real.groups + own.groups]
             result["critic"] = _critic(_beside(theirs, real), _beside(features, own), groups)
     return result
@@ -66,11 +67,12 @@ def realism(
 
 @dataclass
 class Lesions:
-    """Of each lesion: a picture of it, its pixel scores, and the real case behind it."""
+    """Of each lesion: a picture of it, its pixel scores, and the real case behind it. links: donors and the frames they gave to."""
 
     looks: list[Image] = field(default_factory=list)
     scores: list[list[float]] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, subject: Subject, group: str) -> None:
         self.looks.append(lesion_look(subject.case.image, subject.lesion))
@@ -83,7 +85,8 @@ def _drawn(requests: Sequence[Request], store: CaseStore) -> Lesions:
     for request in requests[:MOST]:
         subject = Subject.synthetic(store.load(request.id), request)
         if subject.lesion.any():
-            lesions.add(subject, request.background or request.id)
+            lesions.add(subject, subject.made_from or request.id)
+            lesions.links.append((subject.made_from, request.background))
     return lesions
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from polypforge.core.intervals import bootstrap_interval, wilson_interval
 from polypforge.core.types import Attributes, Case, Image, Mask, Request
 from polypforge.core.window import around_mask
+from polypforge.data.split import components as scenes_of
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.masks.shapes import bounding_box, components, region_mask
@@ -88,12 +89,12 @@ def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
             {"value": f"{np.mean(scores):.2f}", "name": f"label agreement, IoU of accepted, n={len(scores)} (95 %: {low:.2f}-{high:.2f})"}
         )
     if calibration and calibration.n:
-        low, high = calibration.interval
+        (low, high), alone = calibration.interval, calibration.label_passed
         numbers.append(
             {
                 "value": f"{calibration.passed / calibration.n:.0%}",
-                "name": f"of held-out real lesions would pass all gates, n={calibration.n} (95 %: {low:.0%}-{high:.0%}); "
-                f"the label gate alone: {calibration.label_passed / calibration.n:.0%}",
+                "name": f"of held-out real lesions would pass all gates, n={calibration.n} (95 %: {low:.0%}-{high:.0%})"
+                + ("" if alone is None else f"; the label gate alone: {alone / calibration.n:.0%}"),
             }
         )
     return numbers
@@ -196,8 +197,9 @@ def _neighbours(opened: Opened, load: LoadBackground, lesions: list[_Drawn], sto
         return [], 0.0, "There was nothing to compare."
     found = nearest([drawn.view for drawn in lesions], bank)
     among_real = []
-    for i, view in enumerate(bank):
-        others = bank[:i] + bank[i + 1 :]
+    scenes = {c.name: k for k, group in enumerate(scenes_of(opened.source.cases, opened.report.pairs)) for c in group}
+    for i, view in enumerate(bank):  # not with lesions of its own scene: they are alike without being copies
+        others = [other for (name, _), other in zip(names, bank, strict=True) if scenes[name] != scenes[names[i][0]]]
         if others:
             among_real.append(nearest([view], others)[0].correlation)
     order = sorted(range(len(found)), key=lambda i: -found[i].correlation)[:SHOWN_NEIGHBOURS]

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,10 @@ class Rule:
             )
         if not 0 <= self.rejected_real < 1:
             raise UserError(f"gate '{self.name}': rejected_real is {self.rejected_real:g}, but a share of real lesions lies in 0..1.")
+        if self.threshold is not None and not isfinite(self.threshold):
+            raise UserError(f"gate '{self.name}': the threshold is {self.threshold}: give a number.")
+        if self.name == "lesion_drawn" and self.threshold is not None and self.threshold <= 0:
+            raise UserError("gate 'lesion_drawn': the threshold must be above 0, or cases without a lesion would pass.")
         if self.threshold is not None and self.gate.share and not 0 <= self.threshold <= 1:
             raise UserError(f"gate '{self.name}': the threshold is {self.threshold:g}, but its score lies in 0..1.")
 

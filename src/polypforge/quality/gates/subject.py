@@ -13,6 +13,7 @@ from polypforge.core.images import shrunk_size
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask, Request
 from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
+from polypforge.data.source import donor_of
 from polypforge.masks.shapes import bounding_box, dilate, polygon_mask, region_mask
 from polypforge.quality.audit.copies import Match
 
@@ -64,7 +65,8 @@ class Subject:
     """One case before the gates.
 
     region: pixels that may have changed. lesion: the part of the label inside it. asked: the outline that was asked for, or None.
-    label: "polyp" or "normal" (the lesion in the region was to be removed). made_from: name of the real case behind it, or "".
+    label: "polyp" or "normal" (the lesion in the region was to be removed). made_from: name of the real case behind it, or "": the one
+    whose lesion was pasted, or else whose frame was repainted.
     looks: by judge, first the window around the lesion, then any others. sightings: by detector, (box in frame pixels, confidence).
     nearest: the most similar training lesion.
     """
@@ -85,7 +87,7 @@ class Subject:
         region = region_mask(request.region, case.size)
         lesion = case.mask & region if case.mask is not None else np.zeros(case.size, bool)
         asked = polygon_mask(list(request.lesion), case.size) if request.lesion else None
-        return cls(request.id, case, region, lesion, request.label, asked, request.background)
+        return cls(request.id, case, region, lesion, request.label, asked, donor_of(case) or request.background)
 
     @classmethod
     def real(cls, case: Case, lesion: Mask, margin: float = 0.12) -> Subject:

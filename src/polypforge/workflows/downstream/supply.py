@@ -12,7 +12,7 @@ from polypforge.core.files import write_jsonl
 from polypforge.core.seeding import content_hash
 from polypforge.data.folder import METADATA, is_data_set, read_data_set
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase, parent_of
+from polypforge.data.source import Source, SourceCase, donor_of, parent_of
 from polypforge.evaluation.plan import Plan, Supply
 from polypforge.models.locate import STARTER, locate, starter_names, weights_hash
 from polypforge.quality.gates.settings import read_gates
@@ -57,7 +57,7 @@ def made_elsewhere(folder: Path) -> Made:
     cases = [c for c in source.cases if c.provenance.get("synthetic")] or source.cases
     if not cases:
         raise UserError(f"{folder} holds no synthetic case: nothing passed the gates, or it is another folder.")
-    return Made(tuple(cases), tuple(parent_of(c) for c in cases), tuple(str(c.provenance.get("donor", "")) for c in cases))
+    return Made(tuple(cases), tuple(parent_of(c) for c in cases), tuple(donor_of(c) for c in cases))
 
 
 def bounded(made: Made, draw: Draw, size: int, what: str) -> Made:
