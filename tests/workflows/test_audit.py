@@ -10,12 +10,14 @@ import pytest
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.data.folder import write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.generation.runner import provenance_of
 from polypforge.masks.shapes import components
 from polypforge.phantom.render import render
 from polypforge.proposals.places import loosened, region_polygon
 from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
 from polypforge.workflows.audit import audit
+from polypforge.workflows.opened import NEAR_HELD_OUT, open_checked
 
 
 def textured(seed, name, split=""):
@@ -74,6 +76,26 @@ def test_copies_leave_and_the_rest_stays(sets, made):
     assert len((made / "removed.jsonl").read_text().splitlines()) == 2
     again = audit(made, sets / "real")
     assert again["copied"] == [] and len(names(made)) == 4
+
+
+def test_a_training_case_that_shows_a_held_out_scene_is_compared_with_too(sets, made, tmp_path):
+    known = large(0, 10, "train", "train")
+    twin = Case("twin", (known[0].image * 0.9).astype(np.uint8), known[0].mask, label="polyp", split="test")
+    write_data_set(tmp_path / "real", [*known, *large(500, 5, "held", "test"), twin])
+    assert known[0].name in open_checked(tmp_path / "real").skipped[NEAR_HELD_OUT]
+    result = audit(made, tmp_path / "real", keep=True)
+    assert result["copied"] == ["thief", "whole"] and result["train"] == 10 and result["left_out"] == {}
+
+
+def test_of_another_tools_folder_the_results_lie_beside_it(sets, made, tmp_path):
+    (tmp_path / "theirs" / "images").mkdir(parents=True)
+    (tmp_path / "theirs" / "labels").mkdir()
+    for file in (made / "images").iterdir():
+        shutil.copy(file, tmp_path / "theirs" / "images")
+        (tmp_path / "theirs" / "labels" / f"{file.stem}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    before = {c.name for c in open_source(tmp_path / "theirs").cases}
+    assert audit(tmp_path / "theirs", sets / "real")["out"] == str(tmp_path / "theirs-audit")
+    assert {c.name for c in open_source(tmp_path / "theirs").cases} == before, "pictures of patients are no cases"
 
 
 def test_kept_copies_are_only_named(sets, made):

@@ -62,6 +62,16 @@ def test_the_whole_line(phantom_folder, models, lenient, tmp_path):
     assert str(result.accepted) in page and "not be used for diagnosis" in page
 
 
+def test_what_an_audit_removed_is_made_up_for(phantom_folder, models, lenient, tmp_path):
+    out = tmp_path / "out"
+    polypforge.expand(phantom_folder, out, 4, **models, **lenient)
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    copy = next(r for r in rows if json.loads(r["provenance"]).get("synthetic"))
+    (out / "removed.jsonl").write_text(json.dumps(copy) + "\n")
+    again = polypforge.expand(phantom_folder, out, 4, **models, **lenient)
+    assert copy not in check_result(out, again, phantom_folder, 4)
+
+
 def test_the_same_command_resumes_after_a_kill(phantom_folder, models, lenient, tmp_path, monkeypatch):
     out, original, calls = tmp_path / "out", expand_module.generate, []
 

@@ -113,3 +113,10 @@ def test_the_detector_gate_wants_a_sure_box_in_the_right_place():
     subject.sightings = {"d": [((0, 0, 20, 20), 0.99)]}
     assert score(subject) == 0.0
     assert box_iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3) and box_iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+
+
+def test_a_pasted_lesion_is_judged_as_its_donors():
+    pasted = case(LESION)
+    assert Subject.synthetic(pasted, POLYP).made_from == "a"
+    pasted.provenance["donor"] = "giver"
+    assert Subject.synthetic(pasted, POLYP).made_from == "giver"
