@@ -28,13 +28,12 @@ def with_glints(view: View, pixels: NDArray[np.float32], drawn: NDArray[np.float
     drawn: (S, S, 3) in about [-1, 1], the window that the pixels came from. The border of the region, where drawing and frame are blended,
     is left as it is: half a glint is a grey speck.
     """
-    scale = view.window.side_px / len(drawn)
     part = view.around(0)
     inner = erode(view.region[part], FEATHER * view.window.side_px)
     light = share * view.window.uncrop(reflected(drawn), part).clip(0) * inner
     if not light.any():
         return pixels
-    spots = _spots(light, _darkest(pixels[part]), scale * len(drawn) / 256, seed)[..., None]
+    spots = _spots(light, _darkest(pixels[part]), view.window.side_px / 256, seed)[..., None]
     wet = pixels.copy()
     wet[part] = (pixels[part] - light[..., None]) * (1 - spots) + np.float32(WHITE) * spots
     return wet
