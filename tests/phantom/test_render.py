@@ -48,6 +48,11 @@ def test_overlay_changes_pixels_but_no_label():
     assert (plain.image != marked.image).any()
 
 
+def test_what_the_inset_box_hides_is_no_label():
+    plain, marked = render(900006, 128), render(900006, 128, overlay=True)
+    assert plain.mask.any() and not marked.mask.any() and marked.label == "normal" and not marked.boxes
+
+
 def test_too_small_is_refused():
     with pytest.raises(ValueError, match="64"):
         render(0, 32)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polypforge.core.errors import UserError
+from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, POLYP, Case, Request
 from polypforge.data.folder import write_data_set
@@ -50,6 +51,22 @@ def test_copy_paste_prefers_other_patients(cases):
     try:
         recipe.fit(cases)
         assert {recipe.donor_of(edit(cases[0], s)).group for s in range(20)} == {"patient-1"}
+    finally:
+        for case in cases:
+            case.group = ""
+
+
+def test_a_frame_never_gets_its_own_lesion_back(cases):
+    """Also where all cases are one patient's."""
+    try:
+        for case in cases:
+            case.group = "one patient"
+        recipe = CopyPaste(CopyPasteConfig())
+        recipe.fit(cases)
+        assert cases[0].name not in {recipe.donor_of(edit(cases[0], s)).name for s in range(40)}
+        recipe.donors = [d for d in recipe.donors if d.name == cases[0].name]
+        with pytest.raises(UserError, match="only case with a lesion"):
+            recipe.donor_of(edit(cases[0]))
     finally:
         for case in cases:
             case.group = ""
@@ -124,6 +141,10 @@ def test_folder_gives_each_pair_once(cases, tmp_path):
     assert len(seen) == len(cases) and all(c.mask.any() for c in made)
     with pytest.raises(UserError, match="model.path"):
         Folder(FolderConfig())
+    mask = next((tmp_path / "pairs" / "masks").iterdir())
+    write_png(mask, np.zeros(cases[0].size, np.uint8))
+    with pytest.raises(UserError, match="has changed since"):
+        load_recipe(tmp_path / "model")
 
 
 def test_colours_move_to_the_source():

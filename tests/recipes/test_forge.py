@@ -17,7 +17,7 @@ from polypforge.masks.shapes import bounding_box, box_mask, enlarge, inner_dista
 from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
-from polypforge.recipes.forge import networks, sampling
+from polypforge.recipes.forge import grain, networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import detail_losses, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
@@ -333,6 +333,12 @@ def fine(image):
     return image.astype(np.float32) - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5)
 
 
+@pytest.fixture
+def coarse(monkeypatch):
+    """Grain may be as coarse as is asked, also in a small frame."""
+    monkeypatch.setattr(grain, "WIDEST", 1.0)
+
+
 def grained(old=None, seed=1, spread=6.0):
     """(the plain drawing, the same with grain, inside, frame): a smooth drawing on a frame with noise of known spread."""
     rng = np.random.default_rng(0)
@@ -343,7 +349,7 @@ def grained(old=None, seed=1, spread=6.0):
     return plain, with_grain(view, plain, old, 6.0, seed), view.region, image
 
 
-def test_a_smooth_drawing_gets_the_fine_detail_of_its_surroundings():
+def test_a_smooth_drawing_gets_the_fine_detail_of_its_surroundings(coarse):
     plain, result, inside, image = grained()
     assert fine(plain)[inside].std() < 0.01
     assert fine(result)[inside].std() == pytest.approx(fine(image)[~inside].std(), rel=0.15)
@@ -361,13 +367,20 @@ def test_grain_is_only_what_is_missing_and_only_where_tissue_is_seen():
     assert (grained(old=np.ones((160, 160), bool))[1] == 120).all(), "all that is seen is lesion"
 
 
+def test_relief_of_the_surroundings_is_no_grain():
+    """Whatever scale is asked for: in a small frame only the finest detail counts, the rest is left smooth."""
+    _, result, inside, image = grained()
+    real, drawn = (x.astype(np.float32) - cv2.GaussianBlur(x.astype(np.float32), (0, 0), 6) for x in (image, result))
+    assert 0 < drawn[inside].std() < 0.8 * real[~inside].std()
+
+
 def test_grain_can_be_switched_off(tiny_forge, phantoms, monkeypatch):
     """With a drawing that has no detail of its own, as an untrained network's has."""
     flat = torch.zeros(1, 4, tiny_forge.config.detail_px, tiny_forge.config.detail_px)
     monkeypatch.setattr(sampling, "_sample", lambda *_: flat)
     made = []
-    for grain in (0.0, 2.0):
-        monkeypatch.setattr(tiny_forge, "config", replace(tiny_forge.config, grain=grain))
+    for scale in (0.0, 2.0):
+        monkeypatch.setattr(tiny_forge, "config", replace(tiny_forge.config, grain=scale))
         made.append(tiny_forge.generate([job(phantoms[0])])[0])
     deep = inner_distance(polygon_mask(list(REGION), phantoms[0].size)) > 12
     assert [fine(case.image)[deep].std() > 0.3 for case in made] == [False, True]
@@ -383,10 +396,10 @@ def test_pasting_looks_at_no_more_than_it_must_and_blends_as_if_it_saw_all(frame
     assert (view.paste(drawn) == wanted).all()
 
 
-@pytest.mark.parametrize("grain", [-1.0, 9.0])
-def test_impossible_grain_is_refused(tiny_forge, grain):
+@pytest.mark.parametrize("scale", [-1.0, 9.0])
+def test_impossible_grain_is_refused(tiny_forge, scale):
     with pytest.raises(ValueError, match="grain"):
-        replace(tiny_forge.config, grain=grain)
+        replace(tiny_forge.config, grain=scale)
 
 
 def blotched(share=1.0, seed=1, height=100.0, spread=0.05):

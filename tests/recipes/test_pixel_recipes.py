@@ -14,9 +14,11 @@ from polypforge.features import load_encoder
 from polypforge.masks.shapes import box_mask
 from polypforge.proposals.places import loosened, region_polygon
 from polypforge.recipes import Job, load_recipe, recipe_class
+from polypforge.recipes.cond_polyp_diff.recipe import CondPolypDiffConfig
 from polypforge.recipes.diffuse_gen.clusters import cluster_centres, features, nearest_centre
-from polypforge.recipes.diffuse_gen.config import StylingConfig
+from polypforge.recipes.diffuse_gen.config import DiffuseGenConfig, StylingConfig
 from polypforge.recipes.diffuse_gen.styling import StylingLoss
+from polypforge.recipes.mask_to_frame import asked_mask
 from polypforge.recipes.windows import square_window
 
 UNET = {"widths": [16, 32], "attention": [False, True], "layers": 1, "patch_px": 2, "norm_groups": 8, "head_dim": 8}
@@ -207,6 +209,25 @@ def test_styling_leaves_the_label_as_it_was(first_stage, cases):
     styled.eval()
     a, b = plain.generate([edit(cases[0])])[0], styled.generate([edit(cases[0])])[0]
     assert np.array_equal(a.mask, b.mask) and (a.image != b.image).any()
+
+
+def test_an_asked_lesion_lies_whole_in_its_square():
+    """Wherever it is on a wide frame, and wherever that frame's own lesion is."""
+    wide = Case("wide", np.full((160, 320, 3), 120, np.uint8), box_mask((10, 60, 50, 100), (160, 320)))
+    for left in (140, 220, 275):
+        corners = ((left, 60), (left + 40, 60), (left + 40, 100), (left, 100))
+        found = asked_mask(Job(Request("wide", POLYP, (), 1, lesion=corners), wide), 160)
+        assert found.sum() == pytest.approx(41 * 41, rel=0.03)
+    band = ((10, 70), (310, 70), (310, 90), (10, 90))
+    with pytest.raises(UserError, match="larger than the square"):
+        asked_mask(Job(Request("wide", POLYP, (), 1, lesion=band), wide), 160)
+
+
+@pytest.mark.parametrize("wrong", [(CondPolypDiffConfig, "size_px"), (CondPolypDiffConfig, "mask_px"), (DiffuseGenConfig, "size_px")])
+def test_sizes_that_a_network_cannot_halve_are_refused(wrong):
+    config, key = wrong
+    with pytest.raises(ValueError, match="must be a multiple of"):
+        config(**{key: 200})
 
 
 def test_requests_without_a_mask_are_refused(first_stage):

@@ -131,8 +131,11 @@ def test_what_can_not_be_private_is_refused(tmp_path):
 
 
 def test_weights_that_others_trained_are_found_at_any_depth():
-    section = {"backbone": {"weights": "runs/mine", "size": 3}, "control_weights": "starter:forge", "unet": {"weights": None}}
-    assert sorted(_weights_in(section)) == ["runs/mine", "starter:forge"]
+    section = {
+        "backbone": {"weights": "runs/mine", "size": 3, "first_stage": "runs/stage"},
+        "control_weights": "starter:forge", "unet": {"weights": None}, "styling": {"semantics": "runs/encoder"},
+    }  # fmt: skip
+    assert sorted(_weights_in(section)) == ["runs/encoder", "runs/mine", "runs/stage", "starter:forge"]
 
 
 def test_private_training_does_not_set_out_from_weights_of_this_machine(tmp_path, phantom_folder):

@@ -38,6 +38,11 @@ class UNetShape:
         if any(w % self.norm_groups for w in self.widths):
             raise ValueError(f"every width must be a multiple of norm_groups = {self.norm_groups}")
 
+    @property
+    def step_px(self) -> int:
+        """Sides of its images are multiples of this."""
+        return self.patch_px * 2 ** (len(self.widths) - 1)
+
 
 def build_unet(shape: UNetShape, in_channels: int, out_channels: int, conditional: bool) -> UNet2DModel:
     """A U-Net for images of `in_channels`; its stored form works on tokens of `patch_px`^2 as many channels.

@@ -17,6 +17,7 @@ from polypforge.phantom.noise import fractal, octave, ridges, wrap_sample
 
 Map = NDArray[np.float32]
 TEXTURE = 384
+LEAST_PX = 64
 
 
 def render(seed: int, size: int = 256, polyps: int | None = None, overlay: bool = False) -> Case:
@@ -25,8 +26,8 @@ def render(seed: int, size: int = 256, polyps: int | None = None, overlay: bool 
     size: side in pixels (>= 64). polyps: how many to place; None draws 0 (25 %), 1 (60 %), 2 or 3. overlay: burn in text and
     an inset position box, as endoscopes do. The mask is exact before blur and noise; `provenance["phantom"]` lists each polyp.
     """
-    if size < 64:
-        raise ValueError(f"a phantom frame needs at least 64 pixels a side, not {size}")
+    if size < LEAST_PX:
+        raise ValueError(f"a phantom frame needs at least {LEAST_PX} pixels a side, not {size}")
     rng = numpy_rng("phantom", seed)
     colon = look_into(rng, size)
     field = field_shape(rng, size)
@@ -39,9 +40,9 @@ def render(seed: int, size: int = 256, polyps: int | None = None, overlay: bool 
     rgb = _camera(rng, rgb)
     image = np.where(field[..., None], rgb, 0)
     image = (np.clip(image, 0, 1) * 255).astype(np.uint8)
-    if overlay:
-        _burn_in(rng, image)
     mask &= field
+    if overlay:
+        mask &= ~_burn_in(rng, image)
     return Case(
         name=f"phantom-{seed:06d}",
         image=image,
@@ -167,13 +168,16 @@ def _camera(rng: np.random.Generator, rgb: Map) -> Map:
     return rgb + grain[..., None]
 
 
-def _burn_in(rng: np.random.Generator, image: NDArray[np.uint8]) -> None:
-    """Invented text at the left and a green or black inset box at the lower left, in place."""
+def _burn_in(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Invented text at the left and a green or black inset box at the lower left, in place. Returns what the box hides."""
     size = image.shape[0]
     box = round(size * 0.3)
+    hidden = np.zeros((size, size), bool)
     if rng.random() < 0.7:
+        hidden[-box:, :box] = True
         image[-box:, :box] = (40, 180, 140) if rng.random() < 0.5 else (0, 0, 0)
     lines = ["No: 000000", "Sex:  Age:", "01/01/2000", "12:00:00", "CVP:1 D.F"]
     for row, text in enumerate(lines[: rng.integers(2, 6)]):
         where = (round(size * 0.02), round(size * (0.25 + 0.06 * row)))
         cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, size / 900, (235, 235, 235), 1, cv2.LINE_AA)
+    return hidden

@@ -12,7 +12,7 @@ from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks.shapes import polygon_mask
 from polypforge.models.pixels import to_planes, to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
-from polypforge.recipes.windows import square_window
+from polypforge.recipes.windows import square_around, square_window
 
 
 def asked_mask(job: Job, size_px: int) -> Mask:
@@ -25,7 +25,10 @@ def asked_mask(job: Job, size_px: int) -> Mask:
     mask = polygon_mask(list(job.request.lesion), case.size) if job.request.lesion else case.mask
     if mask is None or not mask.any():
         raise UserError(f"request {job.request.id} needs a mask, but '{case.name}' shows no lesion: name a case with a mask.")
-    found = square_window(prepared).crop_mask(mask, size_px)
+    window = square_around(mask) if job.request.lesion else square_window(prepared)
+    if window is None:
+        raise UserError(f"request {job.request.id}: the lesion is larger than the square that is drawn of '{case.name}'.")
+    found = window.crop_mask(mask, size_px)
     if not found.any():
         raise UserError(f"request {job.request.id}: the lesion lies outside '{case.name}'.")
     return np.ascontiguousarray(found)

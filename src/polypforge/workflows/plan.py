@@ -65,7 +65,7 @@ def plan_requests(
     set_offline(offline)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
     load = opened.loader()
-    names = [c.name for c in opened.cases("train")]
+    names = _paintable(opened)
     with Progress(TextColumn("measuring lesions"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
         task = bar.add_task("census", total=len(names))
 
@@ -146,6 +146,17 @@ def check_wish(want: str | None, recipe: type[Recipe]) -> None:
     quotas(want, [])
 
 
+def _paintable(opened: Opened) -> list[str]:
+    """Training frames whose label can be kept whole when a part is repainted: not those with boxes alone."""
+    names = [c.name for c in opened.cases("train")]
+    boxed = {c.name for c in opened.cases("train") if c.read_masks is None and c.boxes}
+    if boxed:
+        console.print(
+            f"Leaving out {len(boxed)} of {len(names)} frames, which have boxes but no mask: what is repainted would lose its label."
+        )
+    return [n for n in names if n not in boxed]
+
+
 def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanConfig | None = None, want: str | None = None) -> AnyPlanner:
     """Backgrounds and masks are those of the training cases; sizes and colours come from up to REFERENCES of their own lesions.
 
@@ -161,7 +172,7 @@ def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanCo
     if "background" in recipe.needs:
         config = config or (PlanConfig() if recipe.removes else WITHOUT_REMOVAL)
         wanted = quotas(want, references) if want is not None else []
-        return Planner(names, load, references, seed, config, shapes="mask" in recipe.needs, wanted=wanted)
+        return Planner(_paintable(opened), load, references, seed, config, shapes="mask" in recipe.needs, wanted=wanted)
     if "mask" in recipe.needs:
         return MaskPlanner(names, load, references, seed)
     return FreePlanner(references, seed)

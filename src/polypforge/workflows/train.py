@@ -24,7 +24,7 @@ from polypforge.masks.shapes import box_mask
 from polypforge.models.first_stage import FirstStage
 from polypforge.models.locate import STARTER, is_local, locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
-from polypforge.phantom.render import render
+from polypforge.phantom.render import LEAST_PX, render
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
 from polypforge.recipes import Job, Recipe, UntrainedRecipe
 from polypforge.reporting.panels import edit_strip, sheet
@@ -42,6 +42,9 @@ from polypforge.workflows.trainables import build, shipped_config, trainable_cla
 PREVIEWS = 12
 
 
+NAMED_MODELS = ("first_stage", "features", "perceptual", "semantics")  # keys that name other models, beside those that end in weights
+
+
 @dataclass(frozen=True)
 class PhantomMix:
     """frames: how many phantom frames join the training cases. size: their side in pixels. first_seed: of the first frame."""
@@ -49,6 +52,10 @@ class PhantomMix:
     frames: int = 0
     size: int = 400
     first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames < 0 or self.size < LEAST_PX:
+            raise ValueError(f"frames is not negative, and size at least {LEAST_PX}")
 
 
 def read_settings(
@@ -102,8 +109,9 @@ def train(
     model = build(name, values.get("model") or {}, f"{path}: model")
     if start:
         set_out_from(model, start)
+    named = [w for w in _weights_in(values.get("model") or {}) if is_local(w)]
     if training.privacy:
-        loaded = [w for w in _weights_in(values.get("model") or {}) if is_local(w)] + ([start] if start else [])
+        loaded = named + ([start] if start else [])
         own = [w for w in loaded if not w.startswith(STARTER)]
         if own:
             raise UserError(
@@ -126,6 +134,8 @@ def train(
         settings["leave_out"] = content_hash(sorted(leave_out))
     if start:
         settings["start"] = weights_hash(locate(start))
+    if named:
+        settings["weights"] = {name: weights_hash(locate(name)) for name in sorted(named)}
     settings |= {"layout": layout, "skip_bad": skip_bad, FILES: [files_of(Path(folder), layout) for folder in data]}
     if main:
         claim(out, f"train {name}", settings)
@@ -162,8 +172,8 @@ def train(
 
 
 def _weights_in(section: Mapping[str, Any]) -> list[str]:
-    """All that a model's configuration names as weights, at any depth."""
-    found = [v for k, v in section.items() if k.endswith("weights") and isinstance(v, str)]
+    """All that a model's configuration names as other models or their weights, at any depth."""
+    found = [v for k, v in section.items() if (k.endswith("weights") or k in NAMED_MODELS) and isinstance(v, str)]
     return found + [w for v in section.values() if isinstance(v, Mapping) for w in _weights_in(v)]
 
 

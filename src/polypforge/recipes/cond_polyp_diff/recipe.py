@@ -72,6 +72,11 @@ class CondPolypDiffConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1 or self.mask_steps < 1 or self.image_steps < 1:
             raise ValueError("eta lies between 0 and 1, steps are at least 1")
+        step_px = self.image_unet.step_px * 2 ** (len(self.first_stage_shape.widths) - 1)
+        if self.mask_px % self.mask_unet.step_px or self.size_px % step_px:
+            raise ValueError(
+                f"mask_px must be a multiple of {self.mask_unet.step_px}, size_px of {step_px}, as these U-Nets halve their images"
+            )
 
 
 class CondPolypDiff(MaskToFrame):

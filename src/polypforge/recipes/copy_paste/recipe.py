@@ -73,9 +73,12 @@ class CopyPaste(UntrainedRecipe):
         )
 
     def donor_of(self, job: Job) -> Case:
-        """Drawn by the request's seed; not from the frame (or patient, or video) that is repainted."""
+        """Drawn by the request's seed; not from the frame that is repainted, nor from its patient or video where there are others."""
         source = job.background
-        others = [d for d in self.donors if d.name != source.name and not (d.group and d.group == source.group)] or self.donors
+        others = [d for d in self.donors if d.name != source.name]
+        others = [d for d in others if not (d.group and d.group == source.group)] or others
+        if not others:
+            raise UserError(f"'{source.name}' is the only case with a lesion: copy_paste has no other donor for it.")
         return others[numpy_rng(job.request.seed, "donor").integers(len(others))]
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:

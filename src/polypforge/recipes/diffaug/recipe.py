@@ -41,7 +41,7 @@ class DiffAugConfig(LatentInpaintingConfig):
 
 
 def masked_with_preservation(errors: Errors, region: Tensor, clean: Tensor, weight: float) -> Tensor:
-    """mean over the region of e^2, plus weight x abar x mean outside it of (z0_hat - z0)^2.
+    """mean over the region of e^2, plus weight x abar x mean over the whole latent of (z0_hat - z0)^2 outside it.
 
     The paper's preservation term compares two given images and so has no gradient; here it holds the *predicted* clean latent. The
     factor abar undoes the 1/abar by which an error in epsilon grows in z0_hat, so that the noisiest steps don't drown the others.

@@ -70,6 +70,8 @@ class DiffuseGenConfig:
     styling: StylingConfig = field(default_factory=StylingConfig)
 
     def __post_init__(self) -> None:
+        if self.size_px % self.unet.step_px:
+            raise ValueError(f"size_px must be a multiple of {self.unet.step_px}, as this U-Net halves its images")
         if self.models not in ("per_cluster", "one") or self.view not in ("frame", "window"):
             raise ValueError("models is per_cluster or one; view is frame or window")
         if self.clusters < 1 or self.smallest_cluster < 1:

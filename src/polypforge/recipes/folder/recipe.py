@@ -54,9 +54,16 @@ class Folder(UntrainedRecipe):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        files = [[c.name, content_of(c.image_path)] for c in self.source.cases]
-        self.save_config(folder, pairs=content_hash(files))  # other pairs are another model
+        self.save_config(folder, pairs=self._state())
+
+    def _state(self) -> str:
+        return content_hash([[c.name, *(content_of(path) for path in (c.image_path, *c.mask_paths))] for c in self.source.cases])
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
-        return cls(from_dict(FolderConfig, read_json(folder / "config.json")["config"], str(folder / "config.json")))
+        """Raises UserError when the pairs are others than those that were saved: they would be another model."""
+        stored = read_json(folder / "config.json")
+        recipe = cls(from_dict(FolderConfig, stored["config"], str(folder / "config.json")))
+        if stored.get("pairs") != recipe._state():
+            raise UserError(f"{recipe.config.path} has changed since {folder} was made of it: make it again (polypforge train folder).")
+        return recipe

@@ -18,7 +18,8 @@ BLOTCH_PX = 14  # in a window of 256, radius of what may be a reflection; wider 
 LEAST = 6.0  # of 255; less light than this is no reflection
 WHITE = (246.0, 244.0, 244.0)
 RAGGED = 0.5  # how far the moist surface's relief breaks a spot up, as deviation of log light
-RELIEF_PX = (1.6, 5.0)  # in a window of 256, its finest and coarsest scale
+RELIEF_PX = (1.6, 5.0)  # in a window of 256, its finest and coarsest scale; no larger than in a frame of USUAL_PX, however large the lesion
+USUAL_PX = 512
 SOFT_PX = 0.6  # of the frame: a camera's own blur
 
 
@@ -33,7 +34,8 @@ def with_glints(view: View, pixels: NDArray[np.float32], drawn: NDArray[np.float
     light = share * view.window.uncrop(reflected(drawn), part).clip(0) * inner
     if not light.any():
         return pixels
-    spots = _spots(light, _darkest(pixels[part]), view.window.side_px / 256, seed)[..., None]
+    scale = min(view.window.side_px / 256, max(view.region.shape) / USUAL_PX)
+    spots = _spots(light, _darkest(pixels[part]), scale, seed)[..., None]
     wet = pixels.copy()
     wet[part] = (pixels[part] - light[..., None]) * (1 - spots) + np.float32(WHITE) * spots
     return wet

@@ -21,6 +21,7 @@ REACH = 0.25  # of the window's side: so far around the region the tissue is loo
 EDGE_PX = 4  # so near to the end of the field of view an edge is the endoscope's
 HIGHLIGHT = 200  # darkest channel of a wet highlight and its rim
 OUTLIER = 3.0  # robust deviations; steeper detail is an edge, not grain
+WIDEST = 0.0045  # of the frame's longer side: coarser than that is relief, which an even texture can't stand for
 LEAST_PX = 500  # less tissue says nothing
 SHADING = (0.3, 1.6)  # grain goes with light, within these limits
 
@@ -31,7 +32,7 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
     old: the frame's lesions, whose texture is not that of the surroundings. width: scale up to which detail counts, as standard deviation
     in pixels of a window of 256. Nothing is added to a drawing that has as much on the whole, or when too little tissue can be seen.
     """
-    sigma = max(1.0, width * view.window.side_px / 256)
+    sigma = max(1.0, min(width * view.window.side_px / 256, WIDEST * max(view.frame.shape)))
     reach = REACH * view.window.side_px
     around = view.around(reach + max(3 * sigma, EDGE_PX + 1))
     frame = view.frame[around]

@@ -44,8 +44,8 @@ class PolypDDPMConfig:
     sampler: str = "ancestral"
 
     def __post_init__(self) -> None:
-        if self.size_px % (self.unet.patch_px * 2 ** (len(self.unet.widths) - 1)):
-            raise ValueError("size_px must be a multiple of patch_px * 2 ** (levels - 1)")
+        if self.size_px % self.unet.step_px:
+            raise ValueError(f"size_px must be a multiple of {self.unet.step_px}, as this U-Net halves its images")
         if not 1 <= self.steps <= self.diffusion.schedule.steps:
             raise ValueError(f"a schedule of {self.diffusion.schedule.steps} steps can't be walked in {self.steps}")
         if self.sampler not in SAMPLERS:
