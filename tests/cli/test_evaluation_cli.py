@@ -2,7 +2,7 @@
 
 import pytest
 
-from polypforge.cli.main import main
+from tests.command_line import polypforge
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -10,10 +10,6 @@ from polypforge.cli.main import main
     (["downstream", "fair", "--synthetic", "S", "--train", "D", "--out", "O"], "no supply `given`"),
     (["downstream", "nonsense", "--train", "D", "--out", "O"], "is no plan"), (["evaluate", "D", "S", "--out", "O"], "D"),
 ])  # fmt: skip
-def test_misuse_is_said(words, said, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["polypforge", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2 and said in capsys.readouterr().err.replace("\n", " ")
+def test_misuse_is_said(words, said, capsys, tmp_path):
+    assert polypforge(*words, cwd=tmp_path) == 2 and said in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "O").exists()

@@ -7,12 +7,13 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.prepared import prepare
-from polypforge.masks.shapes import polygon_mask
+from polypforge.masks.shapes import bounding_box, polygon_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.outlines import blob
 from polypforge.proposals.places import propose
-from polypforge.proposals.plan import PlanConfig, Planner
+from polypforge.proposals.plan import REPEATED, PlanConfig, Planner
+from polypforge.proposals.ranking import box_iou
 from polypforge.proposals.removal import removals
 
 
@@ -32,6 +33,19 @@ def test_plans_are_deterministic_and_differ_by_seed(frames):
     assert set(one).isdisjoint(r.id for i in range(10) for r in planner(frames, seed=1).requests(i))
     assert len(set(one)) == len(one)
     assert [r.id for r in planner(frames).requests(7)] == [r.id for r in planner(frames).requests(7)]
+
+
+def test_large_plans_keep_the_shares_and_places_serve_in_turn(frames):
+    shown = {name: case for name, case in frames.items() if case.mask.any()}
+    plan, passes = planner(shown), 12
+    made = [plan.requests(i)[-1] for i in range(passes * len(shown))]
+    replaced = [(shown[r.background].mask & polygon_mask(list(r.region), shown[r.background].size)).any() for r in made]
+    assert 0.35 < np.mean(replaced) < 0.65  # asked for: half
+    first = made[: len(shown)]
+    for a, b in itertools.combinations(first, 2):  # within one pass no place serves twice
+        if a.background == b.background:
+            boxes = [bounding_box(polygon_mask(list(r.region), shown[r.background].size)) for r in (a, b)]
+            assert box_iou(*boxes) <= REPEATED
 
 
 def test_placed_regions_avoid_lesions_border_and_darkness(frames):

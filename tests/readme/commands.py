@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from polypforge.data.folder import write_data_set
 from polypforge.phantom.render import render
+from tests.command_line import polypforge
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -46,12 +45,7 @@ def run_all(texts: Iterable[str], folder: Path) -> None:
         extra = ["--set", "training.batch_size=4", "--set", "phantom.frames=4"] if words[1] == "train" and "--dry-run" not in words else []
         if words[1] == "downstream":
             extra = SMALL_EXPERIMENT + (SMALL_SUPPLIES if "fair" in words else [])
-        python(["-m", *words, *extra], folder)
-
-
-def python(arguments: list[str], folder: Path) -> None:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{arguments}\n{done.stderr[-1500:]}"
+        assert polypforge(*words[1:], *extra, cwd=folder) == 0, command
 
 
 def shrink(text: str) -> str:

@@ -1,8 +1,6 @@
 """`expand --recipe NAME` for recipes that have no shipped weights: trained on the data first, in seconds here."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from polypforge.workflows.expand import expand
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.generator import generator_source
 from polypforge.workflows.train import train
+from tests.command_line import polypforge
 
 TRAINED = [n for n in RECIPES if n not in ("forge", "folder", "copy_paste", "graft")]
 
@@ -69,7 +68,7 @@ FEW_STEPS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_path):
+def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     small = ["training.batch_size=2", "training.validation_examples=4", "training.max_steps=2", *FEW_STEPS.get(name, ["model.steps=3"])]
     sets = [word for assignment in small for word in ("--set", assignment)]
@@ -77,11 +76,9 @@ def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_p
         ["train", name, "--data", str(data), "--out", str(run), *sets],
         ["expand", str(data), "--model", str(run), "--recipe", name, "--out", str(out), "--num", "1", "--json"],
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "polypforge", *command, "--device", "cpu"], capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["made"] >= 1 and (out / "report.html").is_file()
+        capsys.readouterr()
+        assert polypforge(*command, "--device", "cpu") == 0
+    assert json.loads(capsys.readouterr().out)["made"] >= 1 and (out / "report.html").is_file()
     assert list((run / "previews").glob("*.png")) or name == "blended_latent"
 
 

@@ -83,8 +83,9 @@ class Planner:
     def requests(self, index: int) -> list[Request]:
         """What makes case number `index`: one request, or two when a lesion is moved (the first one removes it).
 
-        It depends on the seed, the data and what was planned before it, so that places don't repeat. Frames that offer no place, or only
-        places that were used, are passed over for the next frame in the order. Raises UserError when no frame has room.
+        It depends on the seed, the data and what was planned before it: a place serves once for each pass over the frames (were it never
+        to serve again, large sets would hardly replace lesions any more). Frames that offer no place, or only places that have served,
+        are passed over for the next frame in the order. Raises UserError when no frame has room.
         """
         while len(self._planned) <= index:
             self._planned.append(self._next(len(self._planned)))
@@ -104,7 +105,8 @@ class Planner:
             if not belongs(lesion, quota.cell):
                 continue
             box = bounding_box(region_mask(planned[-1].region, background.case.size))
-            if not any(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ())):
+            served = sum(box_iou(box, other) > REPEATED for other in self._boxes.get(background.case.name, ()))
+            if served <= index // len(self.names):
                 return self._noted(planned, lesion, box)
             repeated = repeated or (planned, lesion, box)
             if attempt >= min(TRIES, len(self.names)) - 1:

@@ -1,0 +1,23 @@
+"""The command line, in this process: to start another one takes longer than most commands do."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from polypforge.cli.main import main
+
+
+def polypforge(*words: object, cwd: Path | None = None) -> int | str | None:
+    """Exit code of `polypforge WORDS` in the folder `cwd`."""
+    with (
+        patch.object(sys, "argv", ["polypforge", *map(str, words)]),
+        contextlib.chdir(cwd or Path.cwd()),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return ended.value.code
