@@ -32,7 +32,7 @@ def test_textbook_cases():
     assert average_precision([first_wrong], 0) == pytest.approx(0.5)
     missed = score_boxes("a", "a", [], [(0, 0, 10, 10)])
     assert average_precision([missed], 0) == 0 and np.isnan(Ranked([score_boxes("a", "a", [], [])]).average_precision(0))
-    told = summarise([right, missed])["measures"]
+    told = summarise([[right, missed]])["measures"]
     assert told["recall"]["value"] == 0.5 and told["precision"]["value"] == 1 and told["F1"]["value"] == pytest.approx(2 / 3)
 
 

@@ -10,6 +10,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, Case
 from polypforge.evaluation.augment import augmented
+from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig
 from polypforge.evaluation.mixture import Mix, Mixture
 from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
 from polypforge.evaluation.segmentation.scores import MEASURES, ImageScore, colour_contrast, hausdorff95, score_image, summarise
@@ -40,7 +41,7 @@ def test_micro_and_imagewise_equal_segmentation_models_pytorch():
         for k, (t, f) in enumerate(zip(truth, found, strict=True))
     ]
     stats = smp.metrics.get_stats(torch.from_numpy(found)[:, None].long(), torch.from_numpy(truth)[:, None].long(), mode="binary")
-    told = summarise(scores)
+    told = summarise([scores])
     for ours, theirs in (("iou", smp.metrics.iou_score), ("dice", smp.metrics.f1_score), ("sensitivity", smp.metrics.sensitivity)):
         assert told["micro"][ours]["value"] == pytest.approx(float(theirs(*stats, reduction="micro")))
         assert told["imagewise"][ours]["value"] == pytest.approx(float(theirs(*stats, reduction="micro-imagewise")), abs=1e-6)
@@ -76,9 +77,9 @@ def test_kinds_of_lesions_are_told_apart_and_groups_widen_the_interval():
         )
         for k in range(20)
     ]
-    told = summarise(rows)
+    told = summarise([rows])
     assert told["by"]["small lesions"]["dice"] == 1 and told["by"]["large lesions"]["dice"] < 0.5 and told["groups"] == 4
-    alone = summarise([ImageScore(**(r.to_json() | {"group": r.case})) for r in rows])
+    alone = summarise([[ImageScore(**(r.to_json() | {"group": r.case})) for r in rows]])
 
     def width(s):
         low, high = s["imagewise"]["dice"]["interval"]
@@ -183,6 +184,22 @@ def test_frames_without_lesion_need_no_mask():
 def test_the_papers_architectures_can_be_built(architecture):
     model = LesionSegmenter(LesionSegmenterConfig(architecture=architecture, encoder="resnet18", size_px=64)).eval()
     assert model.predict([np.zeros((64, 64, 3), np.uint8)])[0].shape == (64, 64)
+
+
+@pytest.mark.parametrize("architecture", ["fpn", "pspnet"])
+def test_architectures_that_answer_in_another_size_are_enlarged(architecture):
+    model = LesionSegmenter(LesionSegmenterConfig(architecture=architecture, encoder="resnet18", size_px=64, depth=4, decoder=(8, 8, 8, 8)))
+    assert model.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights"), [("tu-resnet10t", "runs/no-such-run"), ("resnet18", "runs/gone"), ("tu-resnet10t", "imagenett")]
+)
+def test_mistyped_weights_are_never_taken_for_imagenets(encoder, weights):
+    with pytest.raises(UserError, match="no such file or folder"):
+        LesionSegmenter(LesionSegmenterConfig(encoder=encoder, weights=weights))
+    with pytest.raises(UserError, match="no such file or folder"):
+        LesionDetector(LesionDetectorConfig(encoder=encoder, weights=weights))
 
 
 def test_bad_settings_and_cases_are_refused(tmp_path):

@@ -31,7 +31,7 @@ PLAN = {
     "title": "Small", "question": "Does it?", "baseline": "strong", "sizes": [6], "draws": 1, "seeds": 2, "validation": 4,
     "arms": {"strong": {"augment": "strong"}, "given": {"augment": "strong", "synthetic": "given", "amounts": [0.5]}},
     "supplies": {"given": {}}, "networks": {"unet": NETWORK},
-    "training": {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1, "preview_every": 0, "validate_every": 2, "validation_examples": 50},
+    "training": {"max_steps": 3, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1, "preview_every": 0, "validate_every": 2},
 }  # fmt: skip
 
 
@@ -104,6 +104,27 @@ def test_frames_without_lesion_are_no_labelled_cases(tmp_path):
     job = experiment.job(next(c for c in plan.first_cells() if c.arm == "strong"), "cpu")
     assert (job.labelled, job.shown, len(job.real)) == (6, 6, 10)
     assert plan.supplies["given"].count(draw.labelled[6]) == 12
+
+
+def test_frames_with_boxes_and_no_label_show_lesions(tmp_path):
+    boxed = [replace(c, mask=None, label="") for c in cases(400, 16)]
+    assert all(c.boxes for c in boxed)
+    write_data_set(tmp_path / "data", boxed)
+    opened = open_checked(tmp_path / "data")
+    assert {c.label for c in opened.source.cases} == {""}
+    draw = draw_cases(opened, plan_from(PLAN | {"task": "detection"}, "here"))[0]
+    assert (draw.labelled[6], len(draw.learned[6])) == (6, 6)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"networks": {"unet": NETWORK | {"architecture": "pan"}}}, "can't look at a frame"),
+    ({"networks": {"unet": NETWORK | {"weights": "runs/gone"}}}, "no such file or folder"),
+    ({"training": PLAN["training"] | {"seed": 3}}, "seeds come from the draws"), ({"training": PLAN["training"] | {"epochs": float("nan"), "max_steps": None}}, "epochs"),
+])  # fmt: skip
+def test_networks_and_settings_that_cannot_be_are_said_before_anything_is_made(change, said, real, tmp_path):
+    with pytest.raises(UserError, match=said):
+        downstream(plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}} | change, "here"), real, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_frames_of_one_scene_are_one_witness(real, tmp_path):
@@ -220,8 +241,11 @@ def test_test_sets_without_masks_are_refused_and_the_folder_stays_free(real, tmp
         case.mask, case.split = None, "test"
     write_data_set(tmp_path / "boxed", boxed)
     plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
-    with pytest.raises(UserError, match="boxes but no mask"):
-        downstream(plan, real, tmp_path / "run", tests=[tmp_path / "boxed"], workers=1)
+    named = [replace(c, boxes=(), label="polyp") for c in boxed]
+    write_data_set(tmp_path / "named", named)
+    for folder in ("boxed", "named"):
+        with pytest.raises(UserError, match="has no mask of it"):
+            downstream(plan, real, tmp_path / "run", tests=[tmp_path / folder], workers=1)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,13 +1,16 @@
 """`evaluate` from two folders to a table, resumed, and on sets that can't be compared."""
 
+import cv2
 import numpy as np
 import pytest
 
 from polypforge.core.errors import UserError
+from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import write_data_set
 from polypforge.data.layouts import open_source
+from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
-from polypforge.workflows.evaluate import evaluate
+from polypforge.workflows.evaluate import evaluate, label_figures
 from polypforge.workflows.pictures import read_pictures
 
 FAST = {"extractors": ("random_vgg",), "judge": "", "device": "cpu"}
@@ -67,6 +70,36 @@ def test_sets_that_cannot_be_compared_are_refused(real, tmp_path):
     with pytest.raises(UserError, match="evaluation-nowhere"):
         evaluate(real, tmp_path / "evaluation-nowhere", tmp_path / "out", **FAST)
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_mistyped_network_leaves_the_folder_free(real, tmp_path):
+    made = folder(tmp_path / "made", 340, 3, synthetic=True)
+    for change, said in (({"extractors": ("starter:encodr",)}, "encodr"), ({"perceptual": "fid_inception:none"}, "none")):
+        with pytest.raises(UserError, match=said):
+            evaluate(real, made, tmp_path / "out", **(FAST | change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_too_thin_to_compare_are_left_out(real, tmp_path):
+    cases = [render(k, 1100, polyps=1) for k in range(370, 372)]
+    for case in cases:
+        edge = case.mask & ~cv2.erode(case.mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
+        case.mask, case.boxes, case.provenance = edge, (), {"synthetic": True}
+    write_data_set(tmp_path / "thin", cases)
+    sets = [open_source(real), open_source(tmp_path / "thin")]
+    pictures = [read_pictures(w, s.cases, [], None, "", tmp_path / "cache", "cpu") for w, s in zip(("real", "made"), sets, strict=True)]
+    assert label_figures(sets, pictures, "") is None and label_figures([sets[0]] * 2, [pictures[0]] * 2, "") is not None
+
+
+def test_a_lesion_that_was_added_is_measured_alone(tmp_path):
+    case = render(380, 256, polyps=0)
+    case.mask = box_mask((20, 20, 150, 150), case.size) | box_mask((200, 200, 220, 220), case.size)
+    case.label = POLYP
+    region = ((195, 195), (225, 195), (225, 225), (195, 225))
+    case.provenance = {"synthetic": True, "request": Request("some-frame", POLYP, region, 0).to_json()}
+    write_data_set(tmp_path / "added", [case])
+    found = read_pictures("added", open_source(tmp_path / "added").cases, [], None, "", tmp_path / "cache", "cpu")
+    assert found.rows[0]["drawn"]["size"] == pytest.approx(20 / 256, abs=0.01)
 
 
 @pytest.mark.slow

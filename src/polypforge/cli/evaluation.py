@@ -41,7 +41,7 @@ def downstream(
     test: Annotated[list[Path] | None, typer.Option(help="Other real cases to test on; may be repeated.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value of the plan: sizes=[16,32]; may be repeated.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trainings at a time; default: one for each GPU, or for each core.")] = None,
-    layout: Layout = "auto",
+    layout: Annotated[str, typer.Option(help="Layout of --train; that of other folders is found out.")] = "auto",
     skip_bad: SkipBad = False,
     device: Device = "auto",
     offline: Offline = False,

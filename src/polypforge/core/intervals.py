@@ -13,14 +13,20 @@ PICKS_AT_ONCE = 1 << 22
 Value = TypeVar("Value", float, NDArray[np.float64])
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean. Raises ValueError for fewer than two values."""
-    if len(values) < 2:
+def bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0, groups: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean. groups: of each value; those of one patient, video or scene are drawn together.
+
+    Raises ValueError for fewer than two values, or two groups.
+    """
+    _, index = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    sums, counts = np.bincount(index, np.asarray(values, np.float64)), np.bincount(index)
+    if len(sums) < 2:
         raise ValueError("an interval needs at least two values")
-    array = np.asarray(values, np.float64)
-    rng, rows = np.random.default_rng(seed), max(1, PICKS_AT_ONCE // len(array))
-    parts = [array[rng.integers(0, len(array), (min(rows, resamples - k), len(array)))].mean(1) for k in range(0, resamples, rows)]
-    means = np.concatenate(parts)
+    rng, rows = np.random.default_rng(seed), max(1, PICKS_AT_ONCE // len(sums))
+    picks = [rng.integers(0, len(sums), (min(rows, resamples - k), len(sums))) for k in range(0, resamples, rows)]
+    means = np.concatenate([sums[p].sum(1) / counts[p].sum(1) for p in picks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -40,7 +46,7 @@ def group_weights(groups: Sequence[str], resamples: int, seed: int = 0) -> NDArr
     names = {name: k for k, name in enumerate(sorted(set(groups)))}
     index = np.array([names[g] for g in groups])
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return drawn[:, index].astype(np.float64)
+    return drawn.astype(np.float64)[:, index]
 
 
 def half_of(groups: NDArray, rng: np.random.Generator) -> NDArray[np.int64]:

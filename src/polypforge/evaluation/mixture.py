@@ -30,7 +30,7 @@ class Mix:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"a mix is one of {', '.join(MODES)}, not '{self.mode}'")
-        if self.amount < 0 or (self.mode == "share" and self.amount > 1) or not 0 <= self.probability <= 1:
+        if not 0 <= self.amount < float("inf") or (self.mode == "share" and self.amount > 1) or not 0 <= self.probability <= 1:
             raise ValueError("amount is not negative, shares and probabilities lie between 0 and 1")
 
     def pooled(self, real: int) -> int:

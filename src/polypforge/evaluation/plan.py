@@ -41,8 +41,8 @@ class Supply:
             object.__setattr__(self, "folder", self.folder or self.model)
             if not self.folder:
                 raise ValueError("cases made elsewhere need their folder")
-        if not self.per_real > 0 or self.most < 1:
-            raise ValueError("per_real and most are positive")
+        if not 0 < self.per_real < float("inf") or self.most < 1:
+            raise ValueError("per_real and most are positive numbers")
 
     def count(self, real: int) -> int:
         return max(1, min(self.most, round(self.per_real * real)))
@@ -73,6 +73,8 @@ class Arm:
             raise ValueError("an arm learns from real cases, synthetic ones or both, with at least one amount")
         if self.choose and not self.synthetic:
             raise ValueError("an arm without synthetic cases has no amount to choose")
+        if len(set(self.amounts)) < len(self.amounts):
+            raise ValueError("no amount comes twice")
         for amount in self.amounts:
             Mix(self.mode, amount, self.probability)
 
@@ -126,6 +128,9 @@ class Plan:
                 raise ValueError(f"arm '{name}' asks for synthetic cases '{arm.synthetic}', which supplies doesn't describe")
             if set(arm.sizes) - set(self.sizes):
                 raise ValueError(f"arm '{name}' is for sizes that the plan doesn't have: {self.sizes}")
+            for size in arm.sizes or self.sizes:
+                if not arm.synthetic and size != ALL and not round(arm.real * size):
+                    raise ValueError(f"arm '{name}' has nothing to learn from: real = {arm.real:g} of {size} cases is less than one")
         base = self.arms[self.baseline]
         if base.synthetic and not base.choose and len(base.amounts) > 1:
             raise ValueError("the baseline has one amount of synthetic cases, or chooses it")

@@ -91,9 +91,10 @@ def load_judge(folder: Path) -> Judge:
     return judge_class(name).load_pretrained(folder).eval()  # type: ignore[return-value]
 
 
-def agreement(judge: Judge, images: Sequence[Image], masks: Sequence[Mask]) -> list[float]:
-    """IoU between each mask (not empty) and the prediction in a window around it: the gate's measure, on any labels."""
-    windows = [around_mask(m, WINDOW_SCALE, MIN_WINDOW_PX) for m in masks]
+def agreement(judge: Judge, images: Sequence[Image], masks: Sequence[Mask], lesions: Sequence[Mask] | None = None) -> list[float]:
+    """IoU between each mask (not empty) and the prediction in a window around it: the gate's measure, on any labels. lesions: around which
+    of the mask's lesions to look."""
+    windows = [around_mask(m, WINDOW_SCALE, MIN_WINDOW_PX) for m in (masks if lesions is None else lesions)]
     size = judge.config.window_px
     chances = judge.predict_in(images, windows)
     fields = [w.crop_mask(field_of_view(i), size) for i, w in zip(images, windows, strict=True)]

@@ -31,12 +31,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     for network, test in _parts(results["rows"]):
         rows = [r for r in results["rows"] if (r["network"], r["test"]) == (network, test)]
         lines += ["", f"## {network}, {test} ({rows[0]['images']} images)", ""]
-        measure, against = f"{results['measure']} (95 %)", f"against {results['baseline']} (95 %)"
+        measure, against = f"{results['measure']} (95 %) | {results['beside']}", f"against {results['baseline']} (95 %)"
         lines += [f"| labelled | arm | synthetic | steps | runs | {measure} | {against} | better | p |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         for row in rows:
             counts = f"| {row['size'] or 'all'} | {_arm(row)} | {row['synthetic']} | {row['steps']} | {row['runs']} "
-            lines.append(f"{counts}| {_value(row)} | {_difference(row)} |")
+            lines.append(f"{counts}| {_value(row)} | {100 * row['beside']['value']:.1f} | {_difference(row)} |")
     if results["published"]:
         keys = list(dict.fromkeys(k for row in results["published"] for k in row))
         lines += [

@@ -16,7 +16,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import content_of, write_json, write_text
 from polypforge.core.intervals import bootstrap_interval
-from polypforge.core.types import Case, Image
+from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import whole_frame
 from polypforge.data.folder import is_data_set, read_data_set
 from polypforge.data.layouts import open_source
@@ -25,7 +25,7 @@ from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within
 from polypforge.evaluation.images.inception_score import SPLITS, inception_score
 from polypforge.evaluation.images.perceptual import linear_weights, perceptual_distance, unit_layers
 from polypforge.evaluation.images.sliced import sliced_wasserstein
-from polypforge.evaluation.masks.shapes import distribution_distances
+from polypforge.evaluation.masks.shapes import at_longest, distribution_distances
 from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.evaluation.measures import KID, Figure, compare_features
 from polypforge.features import Encoder
@@ -37,7 +37,18 @@ from polypforge.reporting.evaluation import markdown
 from polypforge.workflows.cluster import on_cluster, refuse_engine
 from polypforge.workflows.device import device_of
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.pictures import KINDS, LESION_PX, PictureReader, Pictures, Spread, lesion_picture, read_pictures, sampled, stamps
+from polypforge.workflows.pictures import (
+    KINDS,
+    LESION_PX,
+    PictureReader,
+    Pictures,
+    Spread,
+    lesion_picture,
+    read_pictures,
+    sampled,
+    stamps,
+    witness,
+)
 from polypforge.workflows.run_folder import claim, refuse_nesting, versions
 
 DEFAULT_EXTRACTORS = (STARTER_ENCODER, "random_vgg")
@@ -49,6 +60,7 @@ MOST_FOR_LOGITS = 50_000
 LEAST_FOR_SCORE = 500
 SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
 LEAST_OF_A_KIND = 12
+Sample = tuple[list[Image], list[str]]  # pictures, and whom each shows
 
 
 def evaluate(
@@ -80,11 +92,12 @@ def evaluate(
     refuse_nesting(real, out)
     refuse_nesting(synthetic, out)
     given = {"real": str(real.resolve()), "synthetic": str(synthetic.resolve()), "split": split, "layout": layout}
-    claim(out, "evaluate", given | {"extractors": list(extractors), "judge": judge, "perceptual": perceptual})
     encoders = [open_encoder(name, device) for name in extractors]
     seer = load_judge(locate(judge)).to(device) if judge else None
     seen_by = weights_hash(locate(judge)) if judge else ""
     look = open_encoder(perceptual, device)
+    _layers([np.zeros((LESION_PX, LESION_PX, 3), np.uint8)], look)  # a network without feature maps says so before anything is looked at
+    claim(out, "evaluate", given | {"extractors": list(extractors), "judge": judge, "perceptual": perceptual})
     console.print(f"{len(sets[0])} real and {len(sets[1])} synthetic cases, {len(encoders)} extractors.")
     names = ("real", "synthetic")
     networks = tuple(extractors), judge, [*stamps(encoders), seen_by], offline
@@ -103,7 +116,7 @@ def evaluate(
         "notes": _notes(pictures),
         "figures": [f.to_json() for f in figures],
         "by_size": _by_size(pictures, encoders[0]),
-        "masks": _of_masks(sets, pictures, judge),
+        "masks": label_figures(sets, pictures, judge),
         "versions": versions(), "out": str(out),
     }  # fmt: skip
     write_json(out / "evaluation.json", result)
@@ -171,9 +184,9 @@ def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> l
     return found
 
 
-def _pixels(source: Source, seed: int) -> dict[str, list[Image]]:
-    """A sample of frames and lesions, both LESION_PX a side. seed: another one for each set, or pictures would be paired with their own
-    edits where both sets have one order."""
+def _pixels(source: Source, seed: int) -> dict[str, Sample]:
+    """A sample of frames and lesions, both LESION_PX a side, with their witnesses. seed: another one for each set, or pictures would be
+    paired with their own edits where both sets have one order."""
 
     def frame(_: SourceCase, case: Case) -> Image:
         return whole_frame(case.size).crop(case.image, LESION_PX)
@@ -185,8 +198,9 @@ def _pixels(source: Source, seed: int) -> dict[str, list[Image]]:
     return {"frame": sampled(source.cases, PIXEL_SAMPLE, seed, frame), "lesion": sampled(source.cases, PIXEL_SAMPLE, seed, lesion)}
 
 
-def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder, name: str) -> list[Figure]:
+def _of_pixels(real_sample: Sample, made_sample: Sample, kind: str, encoder: Encoder, name: str) -> list[Figure]:
     """Texture, and how alike pictures are: within the made set, within the real one (the floor), and across."""
+    (real, _), (made, _) = real_sample, made_sample
     if min(len(real), len(made)) < 2:
         return []
     n, m = len(real), len(made)
@@ -201,10 +215,11 @@ def _of_pixels(real: list[Image], made: list[Image], kind: str, encoder: Encoder
     label = f"LPIPS {name}" if weights else f"unweighted, {name}"
     layers = [_layers(s[:PERCEPTUAL_SAMPLE], encoder) for s in (real, made)]
     floor = float(np.mean(_perceptual(layers[0], layers[0], weights)))
+    lone = all(len(set(names[:PERCEPTUAL_SAMPLE])) == len(names[:PERCEPTUAL_SAMPLE]) for _, names in (real_sample, made_sample))
     for what, first in (("within", layers[1]), ("real to synthetic", layers[0])):
         values = _perceptual(first, layers[1], weights)
         used = len(layers[0][0]), len(layers[1][0])
-        interval = bootstrap_interval(values) if len(values) > 1 else None
+        interval = bootstrap_interval(values) if len(values) > 1 and lone else None  # else pairs share a scene
         found.append(Figure(f"perceptual {what}", kind, label, *used, float(np.mean(values)), interval, floor))
     return found
 
@@ -247,7 +262,7 @@ def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, A
         for p in pictures:
             features = p.features[encoder.name, "lesion"]
             rows = [row for row in p.rows if row["lesion"]]
-            index = [k for k, row in enumerate(rows) if row.get("label") and low <= row["label"]["size"] < high]
+            index = [k for k, row in enumerate(rows) if row.get("drawn") and low <= row["drawn"]["size"] < high]
             parts.append(np.asarray(features[index]) if index else np.zeros((0, 1), np.float32))
             groups.append(p.groups("lesion")[index])
         row: dict[str, Any] = {"size": name, "real": len(parts[0]), "synthetic": len(parts[1]), "extractor": encoder.name, "kid": None}
@@ -258,10 +273,10 @@ def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, A
     return found
 
 
-def _of_masks(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
+def label_figures(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
     """SIM, distributions, sharpness of outlines, agreement with the judge; None without masks on either side."""
     picks = [[s.cases[k] for k in np.random.default_rng(1).permutation(len(s))[: 4 * PIXEL_SAMPLE]] for s in sets]
-    masks = [[m for c in cases if (m := c.load().mask) is not None and m.any()] for cases in picks]
+    masks = [[m for c in cases if (m := _outline(c)) is not None] for cases in picks]
     if not all(masks):
         return None
     real, made = masks
@@ -275,7 +290,16 @@ def _of_masks(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) 
     for name in ("sharpness", "agreement"):
         result[name] = {"judge": judge} if name == "agreement" else {}
         for what, p in zip(("real", "synthetic"), pictures, strict=True):
-            values = [row[name] for row in p.rows if row.get(name) is not None and np.isfinite(row[name])]
-            if len(values) > 1:
-                result[name][what] = {"value": float(np.mean(values)), "interval": bootstrap_interval(values), "n": len(values)}
+            told = [(row[name], witness(c)) for c, row in zip(p.cases, p.rows, strict=True) if np.isfinite(row.get(name) or np.nan)]
+            values, names = [v for v, _ in told], [who for _, who in told]
+            if len(set(names)) > 1:
+                interval = bootstrap_interval(values, groups=names)
+                result[name][what] = {"value": float(np.mean(values)), "interval": interval, "n": len(values)}
     return result
+
+
+def _outline(case: SourceCase) -> Mask | None:
+    """The label at the size that labels are compared at; None where it shows nothing."""
+    mask = case.load().mask
+    small = at_longest(mask) if mask is not None else None
+    return small if small is not None and small.any() else None

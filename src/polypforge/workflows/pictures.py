@@ -33,12 +33,13 @@ LESION_PX = 256
 LESION_SCALE = 2.0  # window side / longer side of the lesion
 LEAST_WINDOW_PX = 64
 CASES_AT_ONCE = 32
+ROWS = 2  # what rows hold: older ones are not read
 
 
 @dataclass
 class Pictures:
     """One set. features: (encoder name, kind) -> (n, D), a memory map. rows: of each case: name, size of the frame, whether it shows a
-    lesion (those have features, in order), its label's measures."""
+    lesion (those have features, in order), and what that lesion measures: of a synthetic case the drawn one, else the largest."""
 
     cases: Sequence[SourceCase]
     features: dict[tuple[str, str], NDArray[np.float32]]
@@ -50,7 +51,7 @@ class Pictures:
     def groups(self, kind: str) -> NDArray:
         """(count,) of each picture the patient, video or scene (a synthetic one has that of its background), or its frame."""
         shown = [c for c, row in zip(self.cases, self.rows, strict=True) if kind == "frame" or row["lesion"]]
-        return np.array([c.group or parent_of(c) or c.name for c in shown])
+        return np.array([witness(c) for c in shown])
 
 
 def stamps(encoders: Sequence[Encoder]) -> list[str]:
@@ -84,7 +85,7 @@ def read_pictures(
 
     spread: who reads, by default this process.
     """
-    folder = cache / content_hash([stamps(encoders), judge_version, state_of(cases)])
+    folder = cache / content_hash([stamps(encoders), judge_version, state_of(cases), ROWS])
     cache.mkdir(parents=True, exist_ok=True)
     chunks = [cases[i : i + CASES_AT_ONCE] for i in range(0, len(cases), CASES_AT_ONCE)]
     columns = (TextColumn(f"looking at {what} cases"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -129,14 +130,17 @@ def _look(
     lesions = [lesion_picture(s, c) for s, c in zip(sources, cases, strict=True)]
     agrees: dict[int, float] = {}
     if judge is not None:
-        shown = [(k, c.image, c.mask) for k, c in enumerate(cases) if lesions[k] is not None and c.mask is not None]
-        agreed = agreement(judge, [image for _, image, _ in shown], [mask for _, _, mask in shown]) if shown else []
-        agrees = dict(zip([k for k, _, _ in shown], agreed, strict=True))
+        shown = [
+            (k, c.image, c.mask, found[1]) for k, (c, found) in enumerate(zip(cases, lesions, strict=True)) if found and c.mask is not None
+        ]
+        if shown:
+            which, images, masks, parts = zip(*shown, strict=True)
+            agrees = dict(zip(which, agreement(judge, images, masks, parts), strict=True))
     rows = []
     for k, (source, case, found) in enumerate(zip(sources, cases, lesions, strict=True)):
         row: dict[str, Any] = {"name": source.name, "size": list(case.size), "lesion": found is not None}
         if found is not None and case.mask is not None:
-            row |= {"label": describe(case.mask), "sharpness": boundary_sharpness(case.image, found[1]), "agreement": agrees.get(k)}
+            row |= {"drawn": describe(found[1]), "sharpness": boundary_sharpness(case.image, found[1]), "agreement": agrees.get(k)}
         rows.append(row)
     pictures = {"frame": [c.image for c in cases], "lesion": [found[0] for found in lesions if found is not None]}
     features = {f"{k}.{kind}": embed(e, pictures[kind], device) for k, e in enumerate(encoders) for kind in KINDS}
@@ -178,8 +182,17 @@ def _shape(path: Path, key: str) -> tuple[int, int]:
     return rows, width
 
 
-def sampled(cases: Sequence[SourceCase], count: int, seed: int, picture: Callable[[SourceCase, Case], Image | None]) -> list[Image]:
-    """Pictures of up to `count` random cases."""
-    order = np.random.default_rng(seed).permutation(len(cases))[:count]
-    found = [picture(cases[k], cases[k].load()) for k in order]
-    return [p for p in found if p is not None]
+def witness(case: SourceCase) -> str:
+    """The patient, video or scene (a synthetic case has that of its background), or the frame itself."""
+    return case.group or parent_of(case) or case.name
+
+
+def sampled(
+    cases: Sequence[SourceCase], count: int, seed: int, picture: Callable[[SourceCase, Case], Image | None]
+) -> tuple[list[Image], list[str]]:
+    """Pictures of up to `count` random cases and their witnesses: another one for each picture as long as there are some."""
+    order = [cases[k] for k in np.random.default_rng(seed).permutation(len(cases))]
+    first = {witness(case): case.name for case in reversed(order)}
+    order.sort(key=lambda case: first[witness(case)] != case.name)
+    found = [(shown, witness(case)) for case in order[:count] if (shown := picture(case, case.load())) is not None]
+    return [shown for shown, _ in found], [name for _, name in found]

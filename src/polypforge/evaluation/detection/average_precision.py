@@ -81,14 +81,15 @@ def average_precision(rows: Sequence[Mapping[str, Any]], threshold: int) -> floa
     return 0.0 if np.isnan(value) else value
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], resamples: int = 300, seed: int = 0) -> dict[str, Any]:
-    """{"n", "measures": {name: {"value", "interval"}}}: AP50, AP50-95, precision, recall, F1; 95 %, bootstrap over groups.
+def summarise(runs: Sequence[Sequence[Mapping[str, Any]]], resamples: int = 300, seed: int = 0) -> dict[str, Any]:
+    """{"n", "measures": {name: {"value", "interval"}}}: AP50, AP50-95, precision, recall, F1.
 
-    Raises ValueError for no rows.
+    runs: rows of the same images by one network or several, whose mean is told. Intervals: 95 %, of these networks on other images,
+    bootstrap over groups. Raises ValueError for no rows.
     """
-    if not rows:
+    if not runs or not runs[0]:
         raise ValueError("there is nothing to summarise")
-    ranked = Ranked(rows)
+    rows, ranked = runs[0], [Ranked(run) for run in runs]
     drawn = group_weights([r["group"] for r in rows], resamples, seed)
     values = _measures(ranked, np.ones(len(rows)))
     spread = np.array([list(_measures(ranked, w).values()) for w in drawn])
@@ -96,7 +97,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], resamples: int = 300, seed: int
     return {"n": len(rows), "measures": {k: {"value": v, "interval": (low[i], high[i])} for i, (k, v) in enumerate(values.items())}}
 
 
-def _measures(ranked: Ranked, weights: NDArray[np.float64]) -> dict[str, float]:
-    each = [ranked.average_precision(k, weights) for k in range(len(THRESHOLDS))]
-    precision, recall, f1 = ranked.at_confidence(weights)
-    return {"AP50": each[0], "AP50-95": float(np.mean(each)), "precision": precision, "recall": recall, "F1": f1}
+def _measures(runs: Sequence[Ranked], weights: NDArray[np.float64]) -> dict[str, float]:
+    each = np.mean([[run.average_precision(k, weights) for k in range(len(THRESHOLDS))] for run in runs], 0)
+    precision, recall, f1 = np.mean([run.at_confidence(weights) for run in runs], 0).tolist()
+    return {"AP50": float(each[0]), "AP50-95": float(each.mean()), "precision": precision, "recall": recall, "F1": f1}

@@ -24,6 +24,7 @@ from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
 from polypforge.masks.shapes import box_mask, component_boxes, components
 from polypforge.models.centernet import START, centre_loss, centre_peaks, centre_targets
+from polypforge.models.encoder_weights import named_weights
 from polypforge.models.locate import locate
 from polypforge.models.pixels import to_unit
 from polypforge.models.saved_net import SavedNet
@@ -41,9 +42,10 @@ Found = list[tuple[tuple[float, float, float, float], float]]  # boxes in pixels
 
 @dataclass(frozen=True)
 class LesionDetectorConfig:
-    """kind: centernet, rt_detr, fcos or yolo. size_px: side of the frames that it sees (resized, not cut). encoder, depth, decoder,
-    weights: of the U-Net behind centernet, as for the segmenter. width: of rt_detr and its ResNet when it starts from nothing. weights of
-    rt_detr: a folder or hub id of transformers, or "". yolo: which one of ultralytics, such as yolov8n."""
+    """kind: centernet, rt_detr, fcos or yolo. size_px: side of the frames that it sees (resized, not cut). encoder, depth, decoder: of the
+    U-Net behind centernet, as for the segmenter. width: of rt_detr and its ResNet when it starts from nothing. weights: of centernet's
+    encoder, a name such as imagenet, which is downloaded; of rt_detr a folder or hub id of transformers; "" for none. yolo: which one of
+    ultralytics, such as yolov8n."""
 
     kind: str = "centernet"
     size_px: int = 256
@@ -84,7 +86,9 @@ class Head(nn.Module, ABC):
 class CenterNet(Head):
     def __init__(self, config: LesionDetectorConfig) -> None:
         super().__init__()
-        self.net = smp.Unet(config.encoder, config.depth, config.weights or None, decoder_channels=config.decoder, classes=3)
+        self.net = smp.Unet(
+            config.encoder, config.depth, named_weights(config.encoder, config.weights), decoder_channels=config.decoder, classes=3
+        )
         with torch.no_grad():
             head: Any = self.net.segmentation_head[0]  # type: ignore[index]
             head.bias.copy_(torch.tensor(START))

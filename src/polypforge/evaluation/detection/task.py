@@ -15,6 +15,7 @@ from polypforge.evaluation.detection.network import LesionDetector
 
 NAME = "detection"
 MAIN = "AP50"
+BESIDE = "AP50-95"
 Network = LesionDetector
 
 
@@ -33,6 +34,11 @@ def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
     return value
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All measures with intervals."""
-    return summarise(rows)
+def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """All measures with intervals, means of the runs."""
+    return summarise(runs)
+
+
+def beside(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a summary: the figure that tables show beside the main one."""
+    return told["measures"]["AP50-95"]

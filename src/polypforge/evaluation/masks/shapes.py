@@ -21,17 +21,23 @@ NAMES = ("size", "x", "y", "elongation", "solidity", "lesions")
 def describe(mask: Mask) -> dict[str, float] | None:
     """size: sqrt(area / image area). x, y: centre, in shares of width and height. elongation, solidity: as `Attributes`, of the largest
     lesion. lesions: their number. None for an empty mask."""
-    _, size = shrunk_size(mask.shape, LONGEST_PX)
-    small = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
+    small = at_longest(mask)
     if not small.any():
         return None
     parts = components(small, 4) or [small]
     ys, xs = np.nonzero(small)
     elongation, solidity = shape(parts[0])
     return {
-        "size": float(np.sqrt(small.mean())), "x": float((xs.mean() + 0.5) / size[0]), "y": float((ys.mean() + 0.5) / size[1]),
+        "size": float(np.sqrt(small.mean())),
+        "x": float((xs.mean() + 0.5) / small.shape[1]), "y": float((ys.mean() + 0.5) / small.shape[0]),
         "elongation": elongation, "solidity": solidity, "lesions": float(len(parts)),
     }  # fmt: skip
+
+
+def at_longest(mask: Mask) -> Mask:
+    """With LONGEST_PX as its longer side, or as it is when smaller; what is thinner than a pixel of it is gone."""
+    _, size = shrunk_size(mask.shape, LONGEST_PX)
+    return cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
 
 
 def distribution_distances(real: Sequence[Mask], made: Sequence[Mask]) -> dict[str, dict[str, float]]:
@@ -52,11 +58,10 @@ def distribution_distances(real: Sequence[Mask], made: Sequence[Mask]) -> dict[s
 def boundary_sharpness(image: Image, mask: Mask) -> float:
     """How much more the picture changes across the outline than beside it: mean CIELAB step between 3 px inside and 3 px outside, over the
     mean step of that length around it. 1: the outline follows nothing. NaN without an outline inside the frame. At LONGEST_PX."""
-    _, size = shrunk_size(mask.shape, LONGEST_PX)
-    small = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
+    small = at_longest(mask)
     if not small.any() or small.all():
         return float("nan")
-    lab = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = cv2.cvtColor(cv2.resize(image, small.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     outside = cv2.distanceTransform((~small).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     inside = cv2.distanceTransform(small.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     level = cv2.GaussianBlur(outside - inside, (0, 0), 2.0)

@@ -21,6 +21,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, Case, Image, Mask
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
+from polypforge.models.encoder_weights import named_weights
 from polypforge.models.locate import is_local, locate
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
@@ -81,7 +82,7 @@ class LesionSegmenter(SavedNet, Trainable):
         self.config = replace(config, weights="")  # what is saved starts from nothing else
         widths = {"decoder_channels": config.decoder} if config._has_widths else {}
         file = Path(config.weights) if config.weights.endswith(".safetensors") else None
-        named = (config.weights or None) if file is None and not is_local(config.weights) else None
+        named = named_weights(config.encoder, config.weights) if file is None and not is_local(config.weights) else None
         try:
             self.net = smp.create_model(config.architecture, config.encoder, named, classes=1, encoder_depth=config.depth, **widths)
             if file is not None:
@@ -103,6 +104,12 @@ class LesionSegmenter(SavedNet, Trainable):
         except RuntimeError as error:
             shape, wanted = (f"{c.architecture}, {c.encoder}, depth {c.depth}, decoder {c.decoder}" for c in (other.config, self.config))
             raise UserError(f"weights are of another network ({shape}) than the one that sets out from them ({wanted}).") from error
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1, S, S) float32, whatever size the architecture answers in."""
+        found = self.net(image).float()
+        same = found.shape[-2:] == image.shape[-2:]
+        return found if same else F.interpolate(found, image.shape[-2:], mode="bilinear", align_corners=False)
 
     def frame(self, case: Case) -> Frame:
         """Raises UserError for a lesion without a mask."""
@@ -134,7 +141,7 @@ class LesionSegmenter(SavedNet, Trainable):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Soft Dice over the batch, and binary cross-entropy when the configuration asks for it."""
-        logits, mask = self.net(batch["image"]).float(), batch["mask"]
+        logits, mask = self.logits(batch["image"]), batch["mask"]
         chance = torch.sigmoid(logits)
         dice = 1 - (2 * (chance * mask).sum() + 1) / (chance.sum() + mask.sum() + 1)
         if self.config.loss == "dice":
@@ -145,7 +152,7 @@ class LesionSegmenter(SavedNet, Trainable):
     def validation_losses(self, batch: Batch, seed: int) -> dict[str, float]:
         """1 - mean Dice of the thresholded predictions."""
         parts = batch["image"].split(PREDICTED_AT_ONCE)
-        found = torch.cat([self.net(part).float() > 0 for part in parts])
+        found = torch.cat([self.logits(part) > 0 for part in parts])
         truth = batch["mask"] > 0.5
         both, sizes = (found & truth).sum((1, 2, 3)), found.sum((1, 2, 3)) + truth.sum((1, 2, 3))
         return {"1 - Dice": float(1 - torch.where(sizes > 0, 2 * both / sizes.clamp_min(1), 1.0).mean())}
@@ -159,7 +166,7 @@ class LesionSegmenter(SavedNet, Trainable):
             part = images[start : start + PREDICTED_AT_ONCE]
             small = np.stack([cv2.resize(i, (size, size), interpolation=cv2.INTER_AREA) for i in part])
             with fast_inference(device):
-                chance = torch.sigmoid(self.net(to_unit(small).to(device).contiguous(memory_format=torch.channels_last)).float())
+                chance = torch.sigmoid(self.logits(to_unit(small).to(device).contiguous(memory_format=torch.channels_last)))
             maps = chance[:, 0].cpu().numpy()
             found += [cv2.resize(m, i.shape[1::-1], interpolation=cv2.INTER_LINEAR) for m, i in zip(maps, part, strict=True)]
         return found

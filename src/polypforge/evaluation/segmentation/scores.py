@@ -100,20 +100,23 @@ def colour_contrast(image: Image, lesion: Mask) -> float:
     return float(np.linalg.norm(lab[inside].mean(0) - lab[ring].mean(0)))
 
 
-def summarise(scores: Sequence[ImageScore], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """{"n", "groups", "imagewise": {measure: {"value", "interval"}}, "micro": ..., "by": {kind: {"n", "dice", "interval"}}}.
 
-    imagewise: mean over images (micro-imagewise of segmentation-models-pytorch); micro: of all pixels summed. Intervals: 95 %, bootstrap
-    over groups. Raises ValueError for no scores.
+    runs: scores of the same images by one network or several, whose mean is told. imagewise: mean over images (micro-imagewise of
+    segmentation-models-pytorch); micro: of all pixels summed. Intervals: 95 %, of these networks on other images, bootstrap over groups.
+    Raises ValueError for no scores.
     """
-    if not scores:
+    if not runs or not runs[0]:
         raise ValueError("there is nothing to summarise")
-    counts = np.stack([s.counts for s in scores])
+    scores = runs[0]
+    counts = np.stack([[s.counts for s in run] for run in runs])  # (runs, images, 4)
     weights = group_weights([s.group for s in scores], resamples, seed)
-    each = {name: measure(counts) for name, measure in MEASURES.items()} | {"hausdorff95": np.array([s.hausdorff95 for s in scores])}
+    each = {name: measure(counts).mean(0) for name, measure in MEASURES.items()}
+    each["hausdorff95"] = np.mean([[s.hausdorff95 for s in run] for run in runs], 0)
     imagewise = {name: {"value": float(v.mean()), "interval": _quantiles(weights @ v / weights.sum(1))} for name, v in each.items()}
     pooled = weights @ counts
-    micro = {n: {"value": float(m(counts.sum(0))), "interval": _quantiles(m(pooled))} for n, m in MEASURES.items()}
+    micro = {n: {"value": float(m(counts.sum(1)).mean()), "interval": _quantiles(m(pooled).mean(0))} for n, m in MEASURES.items()}
     kinds = {f"{name} lesions": [low <= s.size < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
     kinds |= {"flat-looking": [s.contrast < FLAT_LOOKING for s in scores], "raised-looking": [s.contrast >= FLAT_LOOKING for s in scores]}
     kinds["without lesion"] = [s.size == 0 for s in scores]

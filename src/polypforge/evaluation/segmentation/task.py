@@ -14,6 +14,7 @@ from polypforge.evaluation.segmentation.scores import ImageScore, score_image, s
 
 NAME = "segmentation"
 MAIN = "Dice"
+BESIDE = "IoU"
 Network = LesionSegmenter
 
 
@@ -32,6 +33,11 @@ def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
     return mean_of(np.array([[ImageScore(**row).dice for row in rows] for rows in runs]))
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All measures with intervals."""
-    return summarise([ImageScore(**row) for row in rows])
+def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """All measures with intervals, means of the runs."""
+    return summarise([[ImageScore(**row) for row in rows] for rows in runs])
+
+
+def beside(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a summary: the figure that tables show beside the main one."""
+    return told["imagewise"]["iou"]

@@ -78,7 +78,7 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
 def _shows_lesion(case: SourceCase) -> bool:
     if case.label:
         return case.label != NORMAL
-    return case.read_masks is not None and any(mask.any() for mask in case.read_masks().values())
+    return bool(case.boxes) or (case.read_masks is not None and any(mask.any() for mask in case.read_masks().values()))
 
 
 def open_tests(
@@ -104,10 +104,10 @@ def open_tests(
         refuse_overlap(learned, cases, f"{opened.source.path} and the test cases of {folder}", checks / f"overlap-{cache.name}")
         tests[folder.name if folder.name not in tests else str(folder)] = _grouped(cases, other)
     for name, cases in tests.items():
-        bare = [c.name for c in cases if c.read_masks is None and c.boxes]
+        bare = [c.name for c in cases if c.read_masks is None and _shows_lesion(c)]
         if masks and bare:
-            raise UserError(f"{name} has boxes but no mask of '{bare[0]}': segmenters are tested on masks.")
-        if not masks and not any(_shows_lesion(c) or c.boxes for c in cases):
+            raise UserError(f"{name} shows a lesion in '{bare[0]}' but has no mask of it: segmenters are tested on masks.")
+        if not masks and not any(_shows_lesion(c) for c in cases):
             raise UserError(f"{name} shows no lesion that a detector could find: test on cases with some.")
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")

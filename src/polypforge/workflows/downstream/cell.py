@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,14 @@ from polypforge.models.locate import set_offline
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.workflows.export_cases import plain_name
+from polypforge.workflows.run_folder import versions
 
 KEPT_BYTES = 1 << 30  # of frames, in each process
+NOT_OF_PLANS = {
+    "seed": "seeds come from the draws",
+    "privacy": "networks that are compared are trained without it",
+    "validation_examples": "all of the plan's `validation` cases choose",
+}
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,13 @@ def _load(source: SourceCase) -> Case:
 def settings(training: Mapping[str, Any], labelled: int, seed: int) -> TrainingConfig:
     """From the plan's section, where `epochs` of the labelled cases may stand for max_steps: so all arms take as many steps."""
     values = dict(training)
+    for key, instead in NOT_OF_PLANS.items():
+        if key in values:
+            raise UserError(f"training: {key} is not for plans: {instead}.")
     epochs = values.pop("epochs", None)
     if values.get("max_steps"):
         epochs = None
-    if epochs is not None and (not isinstance(epochs, int | float) or epochs <= 0):
+    if epochs is not None and (not isinstance(epochs, int | float) or not 0 < epochs < math.inf):
         raise UserError(f"training: epochs must be a positive number, not {epochs!r}.")
     config = from_dict(TrainingConfig, values | {"seed": seed} | ({"max_steps": 1} if epochs else {}), "training")
     if not epochs:
@@ -115,7 +124,7 @@ def run(job: Job) -> Path:
         synthetic = [synthetic[k] for k in sorted(order[:wanted])]
     pool = Mixture(real, synthetic, job.mix, children, job.augment)
     held = Mixture([network.frame(_load(c)) for c in job.validation])
-    config = settings(job.training, job.labelled, seed)
+    config = replace(settings(job.training, job.labelled, seed), validation_examples=len(job.validation))
     folder = job.result.with_suffix("")
     trainer = Trainer(network, pool, held, folder, config, device=job.device)
     progress = trainer.run()
@@ -130,7 +139,7 @@ def run(job: Job) -> Path:
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
     }
-    write_json(job.result, {"cell": asdict(cell), **counted, "validation": 1 - progress.best_loss, "tests": tests})
+    write_json(job.result, {"cell": asdict(cell), **counted, "validation": 1 - progress.best_loss, "tests": tests, "versions": versions()})
     shutil.rmtree(folder)  # its weights have said what they had to say
     return job.result
 

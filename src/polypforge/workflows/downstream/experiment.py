@@ -5,14 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -34,7 +35,7 @@ from polypforge.workflows.downstream.results import Results, write_results
 from polypforge.workflows.downstream.supply import Made, identity, make, refuse_foreign
 from polypforge.workflows.expand import refuse_what_cannot_be_expanded
 from polypforge.workflows.opened import files_of, keep_report, open_checked
-from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
+from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes
 
 NOTHING = Made((), (), ())
 
@@ -115,10 +116,7 @@ def downstream(
     set_offline(offline)
     device = device_of(device)
     plan = plan if isinstance(plan, Plan) else read_plan(plan, tuple(assignments))
-    for arm in plan.arms:
-        settings(plan.training_of(arm), 1, 0)
-        for name in plan.networks:
-            from_dict(task_of(plan.task).Network.config_class, plan.network_of(name, arm), f"networks: {name}")
+    _refuse_unfit(plan)
     for supply in plan.supplies.values():
         recipe_class(supply.recipe)
         if supply.folder and not Path(supply.folder).is_dir():
@@ -152,8 +150,26 @@ def downstream(
     later = plan.later_cells(chosen)
     _run_cells(experiment, later, workers)
     counting = {c: experiment.result(c) for c in cells + later if c.seed != CHOOSING}
-    results = Results(plan, counting, chosen, out, versions())
+    results = Results(plan, counting, chosen, out)
     return write_results(results)
+
+
+def _refuse_unfit(plan: Plan) -> None:
+    """Settings and networks that can't be: every network is built and looks at one frame, before anything is made for it."""
+    task, seen = task_of(plan.task), set()
+    for arm in plan.arms:
+        settings(plan.training_of(arm), 1, 0)
+        for name in plan.networks:
+            config = from_dict(task.Network.config_class, plan.network_of(name, arm), f"networks: {name}")
+            if config in seen:
+                continue
+            seen.add(config)
+            network = task.Network(config)
+            try:
+                network.predict([np.zeros((64, 64, 3), np.uint8)])
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"networks: {name} can't look at a frame ({reason}): another architecture, depth or size_px.") from error
 
 
 def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | None) -> None:
@@ -173,15 +189,22 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
         Progress(*columns, console=console, transient=True) as bar,
     ):
         shown = bar.add_task("training", total=len(todo))
-        coming = iter([experiment.job(c, devices[k % len(devices)]) for k, c in enumerate(todo)])
-        running = {pool.submit(run, job): job.cell for job in islice(coming, count)}  # no more: what is submitted can't be called back
+        coming = iter(todo)
+        running: dict[Future, Job] = {}
+
+        def start(cells: Iterable[Cell], device: str) -> None:
+            running.update({pool.submit(run, job): job for job in (experiment.job(c, device) for c in cells)})
+
+        for k in range(count):  # no more: what is submitted can't be called back
+            start(islice(coming, 1), devices[k % len(devices)])
         try:
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
-                    bar.update(shown, advance=1, description=running.pop(future).label)
-                    running |= {pool.submit(run, job): job.cell for job in islice(coming, 1)}
+                    ended = running.pop(future)
+                    bar.update(shown, advance=1, description=ended.cell.label)
+                    start(islice(coming, 1), ended.device)
         except BrokenProcessPool:
             raise UserError(f"a training was killed, perhaps for want of memory: try --workers {max(1, count // 2)}.") from None
 

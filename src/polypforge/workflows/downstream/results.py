@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ class Results:
     cells: Mapping[Cell, Path]
     chosen: Mapping[tuple[str, int, str], float]
     out: Path
-    versions: Mapping[str, str]
 
 
 def write_results(results: Results) -> dict[str, Any]:
@@ -39,13 +38,14 @@ def write_results(results: Results) -> dict[str, Any]:
         "question": plan.question,
         "task": plan.task,
         "measure": task_of(plan.task).MAIN,
+        "beside": task_of(plan.task).BESIDE,
         "baseline": plan.baseline,
         "words": [sentence(row, plan) for row in rows if "difference" in row],
         "rows": rows,
         "chosen": [{"network": n, "size": s, "arm": a, "amount": amount} for (n, s, a), amount in results.chosen.items()],
         "published": [dict(row) for row in plan.published],
         "trainings": len(results.cells),
-        "versions": dict(results.versions),
+        "versions": _versions(results),
         "plan": asdict(plan),
         "out": str(results.out),
     }
@@ -53,6 +53,15 @@ def write_results(results: Results) -> dict[str, Any]:
     write_tables(results.out, found)
     write_figures(results.out, found)
     return found
+
+
+def _versions(results: Results) -> dict[str, str]:
+    """Of all that trained: several where a run was resumed with others."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in results.cells.values():
+        for name, version in read_json(file).get("versions", {}).items():
+            found[name].add(version)
+    return {name: " and ".join(sorted(each)) for name, each in found.items()}
 
 
 def result_rows(results: Results) -> list[dict[str, Any]]:
@@ -70,12 +79,13 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
         scores = [found[k]["scores"] for k in keys]
         groups, draws = [row["group"] for row in scores[0]], [draw for draw, _ in keys]
         statistic = task.statistic(scores)
+        told = task.summary(scores)
         level = compare(statistic, partial(_nothing, len(keys)), groups, draws)
         row: dict[str, Any] = {
             "network": network, "size": size, "test": test, "arm": arm, "amount": amount, "runs": len(keys), "images": len(groups),
             "real": found[keys[0]]["real"], "synthetic": found[keys[0]]["synthetic"], "steps": found[keys[0]]["steps"],
             "value": level.difference, "interval": level.interval,
-            "measures": _averaged([task.summary(s) for s in scores]),
+            "measures": told, "beside": task.beside(told),
         }  # fmt: skip
         base = runs.get((network, size, test, results.plan.baseline, None), {})
         if arm != results.plan.baseline and set(keys) <= set(base):
@@ -98,19 +108,6 @@ def _nothing(runs: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
 def _order(plan: Plan, key: tuple) -> tuple:
     network, size, test, arm, amount = key
     return list(plan.networks).index(network), size or 10**9, test, list(plan.arms).index(arm), amount or 0.0
-
-
-def _averaged(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over runs of everything in `summary` that is a number; what some runs lack is left out."""
-    first = summaries[0]
-    found: dict[str, Any] = {}
-    for key, value in first.items():
-        parts = [s[key] for s in summaries if key in s]
-        if isinstance(value, Mapping):
-            found[key] = _averaged(parts)
-        elif isinstance(value, int | float):
-            found[key] = float(np.mean(parts))
-    return found
 
 
 def sentence(row: Mapping[str, Any], plan: Plan) -> str:
