@@ -59,6 +59,13 @@ def test_help_imports_nothing_heavy_and_every_command_has_it():
         ["bench", "--out", "o", "--only", "sampling", "--model", "starter:window_segmenter"],
         ["evaluate", "nowhere", "elsewhere", "--out", "o", "--engine", "slurm"],
         ["gate", "nowhere", "--workers", "2"],
+        ["expand", "nowhere", "--out", "o", "--num", "3", "--batch-size", "0"],
+        ["references", "nowhere", "--out", "o", "--batch-size", "0"],
+        ["expand", "nowhere", "--out", "o", "--num", "3", "--recipe", "copy_paste", "--budget", "5m"],
+        ["train", "copy_paste", "--out", "o", "--budget", "5m"],
+        ["starter", "--data", "nowhere", "--out", "o", "--budget-share", "nan"],
+        ["train", "forge", "--out", "o", "--set", "training.seed=2020-13-45"],
+        ["data", "check", "a" * 300],
         ["nonsense"],
     ],
 )

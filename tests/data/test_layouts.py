@@ -1,6 +1,7 @@
 """Each layout is written as its publisher lays it out, then read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -180,6 +181,15 @@ def test_image_and_mask_folders_may_hold_the_splits(tmp_path):
         put(tmp_path / "masks" / split / f"{name}.png", MASK)
     source = open_source(tmp_path)
     assert {c.name: c.split for c in source.cases} == {"a": "train", "b": "val", "c": "test"} and not source.unpaired
+
+
+def test_names_that_are_not_utf8_are_said(tmp_path):
+    for part, array in (("images", IMAGE), ("masks", MASK)):
+        put(tmp_path / part / "polyp.png", array)
+        (tmp_path / part / "polyp.png").rename(tmp_path / part / os.fsdecode(b"M\xfcller.png"))
+    with pytest.raises(UserError, match=r"M�ller.png is not UTF-8") as said:
+        open_source(tmp_path)
+    str(said.value).encode()  # can be printed
 
 
 def test_a_list_that_fits_several_cases_is_refused(tmp_path):

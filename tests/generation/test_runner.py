@@ -126,6 +126,18 @@ def test_requests_file_round_trip_and_errors(tmp_path):
             read_requests(tmp_path / "r.jsonl")
 
 
+@pytest.mark.parametrize(("change", "said"), [
+    ({"region": "[[1e400,0],[1,1],[2,0]]"}, "not valid"), ({"region": "[[10000000000,0],[1,1],[2,0]]"}, "outside of any picture"),
+    ({"background": '["a"]'}, "are texts"), ({"background": '"\\ud800"'}, "not valid"), ({"prompt": "5"}, "are texts"), ({"parent": "7"}, "are texts"),
+    ({"attributes": "null"}, "attributes a mapping"), ({"seed": "9" * 5000}, "not valid JSON"),
+])  # fmt: skip
+def test_hostile_requests_are_one_sentence(tmp_path, change, said):
+    row = {"background": '"a"', "label": '"polyp"', "region": "[[0,0],[1,1],[2,0]]", "seed": "1"} | change
+    (tmp_path / "r.jsonl").write_text("{" + ", ".join(f'"{k}": {v}' for k, v in row.items()) + "}\n")
+    with pytest.raises(UserError, match=said):
+        read_requests(tmp_path / "r.jsonl")
+
+
 @pytest.mark.parametrize("fitting", [1, 2])
 def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch, capsys, fitting):
     recipe, requests, load = setting

@@ -20,6 +20,10 @@ SMALL = {
     "num=100": "num=2",
     "--only gating": "--only gating --rounds 2",
 }
+SMALL_TRAINING = [
+    w for s in ("training.batch_size=4", "training.validation_examples=4", "training.preview_every=0", "phantom.frames=4")
+    for w in ("--set", s)
+]  # fmt: skip
 SMALL_EXPERIMENT = [w for s in ("validation=2", "seeds=1", "training.max_steps=3", "training.batch_size=4") for w in ("--set", s)]
 SMALL_SUPPLIES = [
     w for s in ("sizes=[6]", "draws=1", "supplies.forge.per_real=0.2", "supplies.copy_paste.per_real=0.2", "supplies.copy_paste.gates=none", "supplies.forge.gates=none")
@@ -42,7 +46,7 @@ def run_all(texts: Iterable[str], folder: Path) -> None:
     for command in dict.fromkeys(line for text in texts for line in text.strip().splitlines()):
         words = shlex.split(shrink(command))
         assert words[0] == "polypforge"
-        extra = ["--set", "training.batch_size=4", "--set", "phantom.frames=4"] if words[1] == "train" and "--dry-run" not in words else []
+        extra = SMALL_TRAINING if words[1] == "train" and "--dry-run" not in words else []
         if words[1] == "downstream":
             extra = SMALL_EXPERIMENT + (SMALL_SUPPLIES if "fair" in words else [])
         assert polypforge(*words[1:], *extra, cwd=folder) == 0, command

@@ -74,6 +74,8 @@ def test_copies_leave_and_the_rest_stays(sets, made):
     assert {r["train"] for r in rows if r["copied"]} == {"train0", "train3"} or all(r["correlation"] > 0.4 for r in rows if r["copied"])
     assert cv2.imread(str(made / "audit" / "closest.png")).std() > 20
     assert len((made / "removed.jsonl").read_text().splitlines()) == 2
+    assert not any(p.stem in ("thief", "whole") for p in (*(made / "images").iterdir(), *(made / "masks").iterdir()))
+    assert {p.stem for p in (made / "audit" / "removed" / "images").iterdir()} == {"thief", "whole"}
     again = audit(made, sets / "real")
     assert again["copied"] == [] and len(names(made)) == 4
 

@@ -6,6 +6,13 @@ from polypforge.core.errors import UserError
 from polypforge.workflows.run_folder import FILES, claim, resumes
 
 
+@pytest.mark.parametrize("text", ["[]", "null", '{"command": "expand"}'])
+def test_a_damaged_record_of_a_run_is_said(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"must hold a JSON object|num = None"):
+        resumes(tmp_path, "expand", {"num": 3})
+
+
 def test_the_same_settings_resume_and_any_other_are_refused(tmp_path):
     run = tmp_path / "run"
     claim(run, "generate", {"seed": 0, "boxes": (1, 2), "steps": 4, FILES: "aa"})

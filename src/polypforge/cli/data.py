@@ -58,12 +58,13 @@ def split(
     out: Annotated[
         Path | None, typer.Option(help="Write train.txt, val.txt and test.txt here; default: the data-set folder's metadata.")
     ] = None,
+    layout: Layout = "auto",
     as_json: JsonOut = False,
 ) -> None:
     """Divide by group and near-duplicate. Splits given earlier stay, also when files are added."""
     from polypforge.workflows.data import split_data
 
-    result = split_data(data, shares, seed, out)
+    result = split_data(data, shares, seed, out, layout)
     left = f", {len(result['left_out'])} left out: they tie two splits together" if result["left_out"] else ""
     counts = ", ".join(f"{k} {v}" for k, v in result["counts"].items())
     emit(result, as_json, f"{counts}{left}; {result['links']} links between cases, {result['crossing']} of them cross splits")

@@ -112,6 +112,7 @@ def train(
         int | None, typer.Option(help="Of a judge: train so many, each without a part of the data, to judge what is made from that part.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; touches neither data nor weights.")] = False,
+    layout: Layout = "auto",
     skip_bad: SkipBad = False,
     device: Device = "auto",
     offline: Offline = False,
@@ -143,7 +144,7 @@ def train(
 
         fitted = cross_fit(
             recipe, data or [], out, folds, config=config, assignments=assignments or [], budget_seconds=duration(budget),
-            device=device, skip_bad=skip_bad, offline=offline, start=start,
+            device=device, layout=layout, skip_bad=skip_bad, offline=offline, start=start,
         )  # fmt: skip
         emit(fitted, as_json, f"{fitted['folds']} judges, {fitted['step']} steps in {fitted['seconds']:.0f} s\n{fitted['model']}")
         return
@@ -155,6 +156,7 @@ def train(
         assignments=assignments or [],
         budget_seconds=duration(budget),
         device=device,
+        layout=layout,
         skip_bad=skip_bad,
         offline=offline,
         start=start,
@@ -214,6 +216,11 @@ def starter(
     emit(result, as_json, f"{result['folder']}\n{result['card']}")
 
 
+OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.ELOOP,
+}  # fmt: skip
+
+
 def main() -> None:
     """Entry point: a user's error is one sentence on stderr and exit code 2; Ctrl-C is code 130."""
     from polypforge.core.errors import UserError
@@ -228,10 +235,10 @@ def main() -> None:
         print("polypforge: stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in OF_THE_MACHINE:
             raise
-        where = error.filename or "the output folder"
-        print(f"polypforge: {where} can't be written ({error.strerror}): free some space or choose another folder.", file=sys.stderr)
+        where, why = error.filename or "the output folder", error.strerror
+        print(f"polypforge: {where} can't be read or written ({why}): mend that or choose another folder.", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         _usage_error(error)

@@ -94,6 +94,6 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
             level = level[parent]
         try:
             level[last] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"--set {assignment}: the value is not valid YAML ({str(error).splitlines()[0]}).") from error
     return result

@@ -71,8 +71,15 @@ def _text_of(path: Path) -> str:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(_text_of(path))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also an integer of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}): restore it or remove its folder.") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold a JSON object: restore it or remove its folder.")
+    return found
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -83,8 +90,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is not valid JSON ({error.msg}): mend or remove the line.") from error
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, is not valid JSON ({error}): mend or remove the line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}, must be a JSON object.")
         rows.append(row)

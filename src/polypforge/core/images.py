@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def _open(path: Path) -> PIL.Image:
         raise UserError(f"{path} is not an image that can be read: remove it or replace it by a PNG, JPEG or TIFF.") from None
     except PIL.DecompressionBombError:
         raise UserError(f"{path} is too large: scale it down to {MAX_SIDE_PX} pixels a side or less.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error) as error:  # as Pillow does
         raise UserError(f"{path} is truncated or damaged ({error}): restore it from its source.") from error
     return picture
 

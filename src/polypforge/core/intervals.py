@@ -25,7 +25,7 @@ def bootstrap_interval(
     if len(sums) < 2:
         raise ValueError("an interval needs at least two values")
     rng, rows = np.random.default_rng(seed), max(1, PICKS_AT_ONCE // len(sums))
-    picks = [rng.integers(0, len(sums), (min(rows, resamples - k), len(sums))) for k in range(0, resamples, rows)]
+    picks = (rng.integers(0, len(sums), (min(rows, resamples - k), len(sums))) for k in range(0, resamples, rows))
     means = np.concatenate([sums[p].sum(1) / counts[p].sum(1) for p in picks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -70,10 +70,17 @@ def state_of(cases: Sequence[SourceCase]) -> str:
     """A hash of what is known of the cases and of their files' content: another hash, other cases."""
     rows = []
     for case in cases:
-        files = [content_of(path) if path.is_file() else "" for path in (case.image_path, *case.mask_paths)]
+        files = [_content(path) for path in (case.image_path, *case.mask_paths)]
         known = [case.name, case.label, case.group, [list(b) for b in case.boxes], case.provenance]
         rows.append([*known, files])
     return content_hash(rows)
+
+
+def _content(path: Path) -> str:
+    try:
+        return content_of(path) if path.is_file() else ""
+    except OSError:
+        return "unreadable"  # the check says so, and may leave it out
 
 
 @dataclass

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torchvision.models.inception import Inception3
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json, sha256_of
+from polypforge.core.files import read_json_object, sha256_of
 from polypforge.features.base import Encoder
 from polypforge.features.classic import TorchvisionEncoder
 from polypforge.features.frame_encoder import DenseEncoder, FrameEncoder
@@ -50,7 +50,7 @@ def load_encoder(name: str) -> Encoder:
         else:
             folder = locate(name)
             encoder, version = _from_folder(folder), weights_hash(folder)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError, EOFError) as error:
         raise UserError(f"the encoder '{name}' could not be read ({str(error).splitlines()[0]}).") from error
     encoder.name, encoder.version = name, version
     return encoder.eval().requires_grad_(False)
@@ -74,7 +74,7 @@ def _read_inception(file: Path) -> Inception3:
 
 
 def _from_folder(folder: Path) -> Encoder:
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     if config.get("model_type") in ("clip", "clip_vision_model"):
         return ClipEncoder(folder)
     if config.get("model") == FrameEncoder.name:

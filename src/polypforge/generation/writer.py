@@ -9,7 +9,7 @@ from typing import Any
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl, write_json, write_jsonl
-from polypforge.core.images import read_image, read_mask
+from polypforge.core.images import MAX_SIDE_PX, read_image, read_mask
 from polypforge.core.types import Case, Request
 from polypforge.data.folder import METADATA, REMOVED, write_case
 from polypforge.masks.attributes import to_vector
@@ -97,8 +97,15 @@ def read_requests(path: Path) -> list[Request]:
     for number, row in enumerate(read_jsonl(path), 1):
         try:
             request = Request.from_json(row)
-        except (KeyError, TypeError, ValueError) as error:
+            known = request.id  # what can't be written as JSON has none
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}, request {number}, is not valid ({error}): it needs background, label, region and seed.") from error
+        if not isinstance(request.attributes, dict) or not all(
+            isinstance(v, str) for v in (request.background, request.prompt, request.parent)
+        ):
+            raise UserError(f"{path}, request {number}: background, prompt and parent are texts, and attributes a mapping.")
+        if any(abs(v) > MAX_SIDE_PX for corner in (*request.region, *request.lesion) for v in corner):
+            raise UserError(f"{path}, request {number}: a corner lies more than {MAX_SIDE_PX} pixels away, outside of any picture.")
         corners = (len(request.region), len(request.lesion))
         if request.label not in ("polyp", "normal") or 1 in corners or 2 in corners or not _is_seed(request.seed):
             raise UserError(
@@ -109,7 +116,7 @@ def read_requests(path: Path) -> list[Request]:
             to_vector(request.attributes)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}, request {number}: {error}.") from error
-        requests[request.id] = request
+        requests[known] = request
     return list(requests.values())
 
 

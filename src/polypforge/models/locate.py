@@ -37,6 +37,11 @@ def is_local(model: str) -> bool:
     return model.startswith(STARTER) or (model != "" and Path(model).is_dir())
 
 
+def public_name(model: str) -> str:
+    """As results may tell it: of a folder of this machine its last part alone, for paths name people and places."""
+    return Path(model).name if not model.startswith(STARTER) and Path(model).exists() else model
+
+
 def locate(model: str, offline: bool = False) -> Path:
     """The folder that holds `model`. A hub id is downloaded (safetensors and JSON only) unless `offline`.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -109,10 +110,11 @@ def _difference(row: Mapping[str, Any]) -> str:
 def write_figures(out: Path, results: Mapping[str, Any]) -> None:
     """dose.png: the measure against the number of labelled cases, or of the amount where only that varies. forest.png: differences."""
     rows = results["rows"]
-    if len({r["size"] for r in rows}) > 1 or len({r["amount"] for r in rows if r["amount"] is not None}) > 1:
-        _save(dose_response(results), out / "dose.png")
-    if any("difference" in r for r in rows):
-        _save(forest(results), out / "forest.png")
+    with rc_context({"text.parse_math": False}):  # names are names, whatever $ and _ they have
+        if len({r["size"] for r in rows}) > 1 or len({r["amount"] for r in rows if r["amount"] is not None}) > 1:
+            _save(dose_response(results), out / "dose.png")
+        if any("difference" in r for r in rows):
+            _save(forest(results), out / "forest.png")
 
 
 def dose_response(results: Mapping[str, Any]) -> Figure:

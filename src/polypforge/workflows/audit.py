@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_jsonl, write_json, write_jsonl
+from polypforge.core.files import inside, read_jsonl, write_json, write_jsonl
 from polypforge.core.images import write_png
 from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import numpy_rng
@@ -77,12 +78,11 @@ def audit(
 ) -> dict[str, Any]:
     """Compare every synthetic case with all real training cases; copies leave the set's metadata.jsonl unless `keep`.
 
-    synthetic: a data set of this tool (its synthetic cases), or any folder of pairs. heldout: real cases that nothing learned from;
-    by default the training folder's own test split. Training cases that show a scene of the test split are compared with, too, but set no
-    threshold. model: also attack this model for membership. false_positives: share of real
-    pictures that may be called copies. Results go to `out` (default: audit/ in a data set of this tool, FOLDER-audit/ beside any other
-    folder, whose next reader would take the results for cases). Raises UserError.
-    """
+    The files of copies go to `out`/removed. synthetic: a data set of this tool (its synthetic cases), or any folder of pairs. heldout: real
+    cases that nothing learned from; by default the training folder's own test split. Training cases that show a scene of the test split
+    are compared with, too, but set no threshold. model: also attack this model for membership. false_positives: share of real pictures
+    that may be called copies. Results go to `out` (default: audit/ in a data set of this tool, FOLDER-audit/ beside any other folder,
+    whose next reader would take the results for cases). Raises UserError."""
     if not 0 < false_positives < 0.5:
         raise UserError(f"--false-positives is {false_positives:g}: give a share between 0 and 0.5.")
     set_offline(offline)
@@ -144,6 +144,7 @@ def audit(
     if closest:
         write_png(out / "closest.png", _picture(closest, {c.name: c for c in made}, {c.name: c for c in [*members, *beside]}))
     result["removed"] = 0 if keep else _remove(synthetic, out, copied)
+    _put_aside(synthetic, out / "removed")
     result["out"] = str(out)
     write_json(out / "audit.json", result)
     return result
@@ -300,6 +301,17 @@ def _remove(synthetic: Path, out: Path, copied: Sequence[str]) -> int:
     write_jsonl(synthetic / REMOVED, before + gone)
     write_jsonl(path, [r for r in rows if r not in gone])
     return len(gone)
+
+
+def _put_aside(synthetic: Path, aside: Path) -> None:
+    """The files of cases that are removed, out of what is shared; those that an interrupted audit left, too."""
+    listed = synthetic / REMOVED
+    for row in read_jsonl(listed) if listed.exists() else []:
+        for name in (row["image_file_name"], row.get("mask_file_name")):
+            path = inside(synthetic, name) if name else None
+            if path is not None and path.is_file():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, aside / name)
 
 
 def _says_synthetic(row: dict[str, Any]) -> bool:

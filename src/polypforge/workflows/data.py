@@ -90,7 +90,7 @@ def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = Fa
     return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad), "deidentified": len(changed)}
 
 
-def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str, Any]:
+def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str = "auto") -> dict[str, Any]:
     """Split a folder; writes lists to `out`, or the `split` column of a data-set folder."""
     try:
         values = [float(v) for v in shares.split(",")]
@@ -98,7 +98,7 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None) -> dict[str
         values = []
     if len(values) != len(SPLITS):
         raise UserError(f"--shares {shares}: give three numbers that sum to 1, for example 0.7,0.15,0.15.")
-    source = open_source(data)
+    source = open_source(data, layout)
     if out is None and not is_data_set(data):
         raise UserError(f"{data} is no data-set folder: say --out for the lists, or import it first.")
     if out is not None:

@@ -1,4 +1,4 @@
-"""Names of devices, checked."""
+"""What a command says of the device, checked: its name, and how much it takes at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import re
 import torch
 
 from polypforge.core.errors import UserError
+
+
+def refuse_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
 
 
 def device_of(name: str) -> str:

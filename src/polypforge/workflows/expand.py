@@ -18,13 +18,14 @@ from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
-from polypforge.models.locate import set_offline, weights_hash
+from polypforge.models.locate import public_name, set_offline, weights_hash
 from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import Recipe, recipe_class
 from polypforge.workflows.cost import seconds_per_case
-from polypforge.workflows.device import device_of
+from polypforge.workflows.device import device_of, refuse_batch_size
+from polypforge.workflows.each import each
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
@@ -33,6 +34,7 @@ from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_r
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
+from polypforge.workflows.train import refuse_budget
 
 SUMMARY = "summary.json"  # written last: where it is, the set is whole
 MOST_TRIES = 6  # requests made per case asked for, before giving up
@@ -88,11 +90,11 @@ def expand(
     data, out = Path(data), Path(out)
     if num < 1:
         raise UserError(f"--num is {num}: ask for at least one synthetic case.")
-    if batch_size < 1:
-        raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
+    refuse_batch_size(batch_size)
     set_offline(offline)
     asked = read_gates(gates, judges=tuple(judges)).with_thresholds(thresholds or {})
     source = generator_source(recipe, model, offline)
+    refuse_budget(source.recipe, budget_seconds)
     gating = Gating(gates_for([source.recipe], asked), device, offline)
     check_wish(want, recipe_class(source.recipe))
     chosen_steps = {} if steps is None else {"steps": steps}
@@ -129,7 +131,7 @@ def expand(
     folder, model = source.folder, source.model
     if folder is None:
         model = f"{source.recipe}, trained on the data"
-        folder = train_here(source, data, work / "train", budget_seconds, layout, skip_bad, device, offline)
+        folder = train_here(source, data, work / "train", budget_seconds, seed, layout, skip_bad, device, offline)
         budget_seconds = None
         generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
@@ -137,11 +139,11 @@ def expand(
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
         generator = opened_recipe(folder, steps, device_of(device))
-        model = f"{model}, fine-tuned for {budget_seconds:g} s"
+        model = f"{public_name(model)}, fine-tuned for {budget_seconds:g} s"
 
     store = CaseStore(work / f"generated-{weights_hash(folder)}")  # cases of other weights don't mix
     provenance: dict[str, Any] = {
-        "recipe": generator.name, "model": model, "weights": weights_hash(folder), "judges": gating.weights,
+        "recipe": generator.name, "model": public_name(model), "weights": weights_hash(folder), "judges": gating.told_weights,
         "data": fingerprint_of(opened.source), "versions": versions(), **chosen_steps,
     }  # fmt: skip
     gone = removed_ids(out)  # an audit of an earlier run found them to be copies
@@ -161,7 +163,7 @@ def expand(
         verdicts,
         [r.attributes for r in planner.references],
         calibration,
-        settings | provenance["versions"],
+        settings | {"data": data.name, "model": model, "gates": gating.told()} | provenance["versions"],
     )
     reasons: dict[str, int] = {}
     for request in finals:
@@ -244,12 +246,12 @@ def _make(
 def _write_accepted(
     out: Path, store: CaseStore, accepted: list[Request], verdicts: dict[str, Verdict], gating: Gating
 ) -> list[dict[str, Any]]:
-    rows = []
-    for request in accepted:
+    def write(request: Request) -> dict[str, Any]:
         case = store.load(request.id)
         case.name = f"synthetic-{request.id}"
         case.split = "train"
         case.provenance["gates"] = verdicts[request.id].to_json()["scores"]
         case.provenance["thresholds"] = {name: round(value, 4) for name, value in gating.keeper.thresholds.items()}
-        rows.append(write_case(out, case))
-    return rows
+        return write_case(out, case)
+
+    return each("writing cases", write, accepted)

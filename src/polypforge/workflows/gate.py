@@ -69,7 +69,7 @@ def gate_folder(
     set_offline(offline)
     settings = read_gates(gates, judges=tuple(judges), detectors=tuple(detectors)).with_thresholds(thresholds or {})
     store = CaseStore(folder)
-    done = store.done()
+    done = store.done() - store.removed()  # whose files an audit has put aside
     requests = [r for r in read_requests(folder / "requests.jsonl") if r.id in done]
     if not requests:
         raise UserError(f"{folder} holds no finished case: run `polypforge generate` first.")
@@ -89,7 +89,7 @@ def gate_folder(
         judging = GateWorker, (gating.settings, gating.weights, opened, folder.resolve(), offline)
         spread = (lambda looks: on_cluster(*judging, looks, workers, device)) if engine == "ray" else None
         verdicts = gating.judge(requests, store, log, lambda n: bar.advance(task, n), spread)
-    judged = {"models": gating.weights, "thresholds": {k: round(v, 4) for k, v in gating.keeper.thresholds.items()}}
+    judged = {"models": gating.told_weights, "thresholds": {k: round(v, 4) for k, v in gating.keeper.thresholds.items()}}
     rows = [verdicts[r.id].to_json() for r in requests]
     write_json(folder / JUDGED, judged)
     write_jsonl(folder / VERDICTS, rows)

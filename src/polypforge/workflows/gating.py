@@ -17,7 +17,7 @@ from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
-from polypforge.models.locate import locate, weights_hash
+from polypforge.models.locate import locate, public_name, weights_hash
 from polypforge.quality.audit.training import TrainingPictures, lesion_pictures, lesions_of
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
@@ -88,6 +88,16 @@ class Gating:
             {name: load_judge(folder).to(where) for name, folder in judges.items()},
             {name: load_detector(folder).to(where) for name, folder in detectors.items()},
         )
+
+    @property
+    def told_weights(self) -> dict[str, str]:
+        """As results may tell them."""
+        return {public_name(name): weights for name, weights in self.weights.items()}
+
+    def told(self) -> dict[str, Any]:
+        """The settings, as results may tell them."""
+        known = self.settings.to_json()
+        return known | {kind: [public_name(m) for m in known[kind]] for kind in ("judges", "detectors")} | {"weights": self.told_weights}
 
     def log(self, folder: Path) -> ScoreLog:
         """Scores in `folder` that these gates took before."""

@@ -17,10 +17,10 @@ from polypforge.core.types import Request
 from polypforge.generation.runner import generate, refuse_unfit
 from polypforge.generation.shards import shards_of
 from polypforge.generation.writer import JUDGED, VERDICTS, CaseStore, read_requests, write_requests
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_seen
 from polypforge.workflows.cost import peak_memory_gb
-from polypforge.workflows.device import device_of
+from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.generator import opened_recipe
 from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import make_planner
@@ -57,8 +57,7 @@ def generate_cases(
         raise UserError("say what to make: either --requests FILE.jsonl or --num N.")
     if num is not None and num < 1:
         raise UserError(f"--num is {num}: ask for at least one case.")
-    if batch_size < 1:
-        raise UserError(f"--batch-size is {batch_size}: it must be at least 1.")
+    refuse_batch_size(batch_size)
     set_offline(offline)
     part, parts = parse_shard(shard)
     folder = locate(model, offline)
@@ -94,7 +93,7 @@ def generate_cases(
     store = CaseStore(out)
     provenance = {
         "recipe": recipe.name,
-        "model": model,
+        "model": public_name(model),
         "weights": settings["weights"],
         "data": fingerprint_of(opened.source),
         "versions": versions(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
+from polypforge.core.files import read_json_object
 from polypforge.models.locate import STARTER, locate, starter_names
 from polypforge.recipes import Recipe, load_recipe, recipe_class
 from polypforge.workflows.train import train
@@ -43,7 +43,7 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
             return GeneratorSource(name, "", None)
         model = STARTER + name
     folder = locate(model, offline)
-    found = read_json(folder / "config.json").get("recipe", "") if (folder / "config.json").is_file() else ""
+    found = read_json_object(folder / "config.json").get("recipe", "") if (folder / "config.json").is_file() else ""
     if not found:
         raise UserError(f"{model} is no generator that `polypforge train` saved: train a recipe from it first (model.backbone.weights).")
     if recipe is not None and found != recipe:
@@ -67,7 +67,15 @@ def opened_recipe(folder: Path, steps: int | None, device: str) -> Recipe:
 
 
 def train_here(
-    source: GeneratorSource, data: Path, out: Path, budget_seconds: float | None, layout: str, skip_bad: bool, device: str, offline: bool
+    source: GeneratorSource,
+    data: Path,
+    out: Path,
+    budget_seconds: float | None,
+    seed: int,
+    layout: str,
+    skip_bad: bool,
+    device: str,
+    offline: bool,
 ) -> Path:
     """Train the recipe on the data in `out`, for the budget or as long as its starter configuration says; returns the weights' folder."""
     sets = [] if source.recipe == "folder" else [data]
@@ -75,7 +83,7 @@ def train_here(
         source.recipe,
         sets,
         out,
-        assignments=source.assignments,
+        assignments=(*source.assignments, f"training.seed={seed}"),
         budget_seconds=budget_seconds,
         device=device,
         layout=layout,

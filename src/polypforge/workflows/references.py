@@ -31,7 +31,7 @@ from polypforge.proposals.proposal import Polygon
 from polypforge.proposals.removal import lesions_of, removals, visible_lesions
 from polypforge.proposals.scene import read_scene
 from polypforge.recipes import Job, Recipe, load_recipe
-from polypforge.workflows.device import device_of
+from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.run_folder import refuse_nesting
@@ -60,6 +60,7 @@ def build_references(
     """
     if index is not None and index not in KINDS:
         raise UserError(f"there is no index '{index}': choose one of {', '.join(KINDS)}.")
+    refuse_batch_size(batch_size)
     set_offline(offline)
     refuse_nesting(data, out)
     if out.exists() and not out.is_dir():

@@ -57,7 +57,7 @@ def write_report(
         neighbours=pictures,
         neighbours_text=text,
         findings=[{"kind": k, "count": n} for k, n in opened.report.counts().items()],
-        loading=LOADING.format(out=out),
+        loading=LOADING.format(out=out.name),
         settings=[{"name": k, "value": str(v)} for k, v in settings.items()],
     )
     write_page(out / "report.html", page)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json, write_json
+from polypforge.core.files import read_json_object, write_json
 
 RUN_FILE = "run.json"
 FILES = "files"  # the setting that holds the state of the data, see `workflows.opened.files_of`
@@ -20,10 +20,10 @@ def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
     """
     path = folder / RUN_FILE
     if path.exists():
-        stored = read_json(path)
+        stored = read_json_object(path)
         if stored.get("command") != command:
             raise UserError(f"{folder} holds a run of `polypforge {stored.get('command')}`: choose another output folder.")
-        given, known = json.loads(json.dumps(settings)), stored["settings"]  # as stored: tuples are lists there
+        given, known = json.loads(json.dumps(settings)), stored.get("settings") or {}  # as stored: tuples are lists there
         for key in sorted(given.keys() | known.keys(), key=lambda key: key == FILES):
             if known.get(key) == given.get(key):
                 continue

@@ -49,6 +49,8 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
+    if not 0 < budget_share < float("inf"):
+        raise UserError(f"--budget-share is {budget_share:g}: give a positive number.")
     steps = max(1, round(budget_share * read_yaml(shipped_config(LEARNER))["training"]["max_steps"]))
     if train(LEARNER, (), out / LEARNER, assignments=(f"training.max_steps={steps}",), device=device)["step"] < steps:
         raise KeyboardInterrupt

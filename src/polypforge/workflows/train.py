@@ -68,6 +68,7 @@ def read_settings(
         path = shipped_config(name, str(config))
         if not path.is_file():
             raise UserError(f"{name} has no {config} configuration.")
+    refuse_budget(name, budget_seconds)
     values = override(read_yaml(path), assignments)
     unknown = set(values) - {"model", "training", "phantom"}
     if unknown:
@@ -77,6 +78,12 @@ def read_settings(
     training = from_dict(TrainingConfig, values.get("training") or {}, f"{path}: training")
     phantom = from_dict(PhantomMix, values.get("phantom") or {}, f"{path}: phantom")
     return path, values, training, phantom
+
+
+def refuse_budget(name: str, budget_seconds: float | None) -> None:
+    """Raises UserError for time to train what learns nothing by training."""
+    if budget_seconds is not None and issubclass(trainable_class(name), UntrainedRecipe):
+        raise UserError(f"{name} takes all it needs from the data at once and is not trained: leave --budget out.")
 
 
 def train(

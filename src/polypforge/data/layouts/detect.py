@@ -39,6 +39,7 @@ def open_source(root: str | Path, layout: str = "auto") -> Source:
     if layout != "auto" and layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}': choose one of {', '.join(LAYOUTS)}.")
     source = LAYOUTS[layout if layout != "auto" else detect(root)](root)
+    _refuse_unreadable_names(source)
     _refuse_equal_names(source)
     _split_by_folder(source)
     _read_split_lists(source)
@@ -47,6 +48,15 @@ def open_source(root: str | Path, layout: str = "auto") -> Source:
         if case.split not in ("", *SPLITS):
             raise UserError(f"{source.path}: case '{case.name}' has the split '{case.split}': use {', '.join(SPLITS)} or leave it empty.")
     return source
+
+
+def _refuse_unreadable_names(source: Source) -> None:
+    for path in (p for case in source.cases for p in (case.image_path, *case.mask_paths)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            shown = str(path).encode(errors="surrogateescape").decode(errors="replace")
+            raise UserError(f"the name of {shown} is not UTF-8 (from an old archive?): rename it, for example with convmv.") from None
 
 
 def _refuse_equal_names(source: Source) -> None:
