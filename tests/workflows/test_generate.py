@@ -9,6 +9,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.images import read_image, write_png
 from polypforge.core.types import POLYP, Request
 from polypforge.data.folder import write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.generation.writer import write_requests
 from polypforge.workflows.expand import expand
 from polypforge.workflows.generate import generate_cases
@@ -31,6 +32,13 @@ def test_copied_data_resume_and_changed_data_are_refused(tiny_forge, polyps, tmp
         generate_cases(tmp_path / "data", tmp_path / "out", **options)
     with pytest.raises(UserError, match="--batch-size is 0"):
         generate_cases(tmp_path / "data", tmp_path / "new", **options, batch_size=0)
+
+
+def test_cases_tell_of_their_model_by_name_alone(tiny_forge, polyps, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "jane" / "mine")
+    write_data_set(tmp_path / "data", polyps)
+    generate_cases(tmp_path / "data", tmp_path / "out", model=str(tmp_path / "jane" / "mine"), num=1, device="cpu")
+    assert {c.provenance["model"] for c in open_source(tmp_path / "out")} == {"mine"}
 
 
 def test_requests_are_part_of_a_run_and_leave_held_out_frames_alone(tiny_forge, polyps, tmp_path):

@@ -34,6 +34,8 @@ def test_recipes_without_training_expand(name, least, data, tmp_path):
     made = [p for p in (json.loads(r["provenance"] or "{}") for r in rows) if "request" in p]
     assert len(made) == result.accepted and all(p["recipe"] == name for p in made)
     assert all(p["donor"] != p["request"]["background"] and p["donor"] for p in made)  # whose lesion it is
+    shared = result.report.read_text() + (tmp_path / "out" / "metadata.jsonl").read_text()
+    assert str(tmp_path) not in shared and str(data.parent) not in shared  # paths name people and places
     again = expand(data, tmp_path / "out", 4, recipe=name, device="cpu")
     assert again.accepted == result.accepted and again.made == result.made
 
