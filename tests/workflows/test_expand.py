@@ -62,6 +62,17 @@ def test_the_whole_line(phantom_folder, models, lenient, tmp_path):
     assert str(result.accepted) in page and "not be used for diagnosis" in page
 
 
+def test_nothing_is_drawn_where_an_old_lesion_can_still_be_seen(phantom_folder, models, lenient, tmp_path):
+    out, thresholds = tmp_path / "out", {"removed": 0.0}
+    result = polypforge.expand(phantom_folder, out, 6, **models, **lenient, thresholds=thresholds)
+    check_result(out, result, phantom_folder, 6)
+    made = [json.loads(line) for line in (out / "work" / "requests.jsonl").read_text().splitlines()]
+    assert any(r["label"] == "normal" for r in made) and not any(r["parent"] for r in made if r["label"] == "polyp")
+    assert any("removed" in reason for reason in result.reasons)
+    assert result.made == result.accepted + sum(result.reasons.values())
+    assert "old lesion removed" in result.report.read_text()
+
+
 def test_what_an_audit_removed_is_made_up_for(phantom_folder, models, lenient, tmp_path):
     out = tmp_path / "out"
     polypforge.expand(phantom_folder, out, 4, **models, **lenient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,9 @@ class Request:
     parent: str = ""
     lesion: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """16 hexadecimal digits: the hash of the request's content."""
+        """16 hexadecimal digits: the hash of the request's content. Kept: long runs ask for it again and again."""
         return content_hash(self.to_json())
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import write_json, write_jsonl
-from polypforge.core.types import POLYP, Request
+from polypforge.core.types import Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
@@ -147,8 +147,7 @@ def expand(
         "data": fingerprint_of(opened.source), "versions": versions(), **chosen_steps,
     }  # fmt: skip
     gone = removed_ids(out)  # an audit of an earlier run found them to be copies
-    requests, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work, gone)
-    finals = [r for r in requests if r.label == POLYP and r.id in verdicts]
+    finals, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work, gone)
     accepted = [r for r in finals if verdicts[r.id].kept and r.id not in gone][:num]
     rows = _write_accepted(out, store, accepted, verdicts, gating)
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
@@ -212,8 +211,13 @@ def _make(
     work: Path,
     gone: set[str],
 ) -> tuple[list[Request], dict[str, Verdict]]:
-    """Rounds of plan, generate and gate until `num` cases are accepted, those in `gone` not counted, or MOST_TRIES * num were tried."""
-    requests: list[Request] = []
+    """Rounds of plan, generate and gate until `num` cases are accepted, those in `gone` not counted, or MOST_TRIES * num were tried.
+
+    Old lesions that are to be replaced elsewhere are removed, and the frames judged, before anything is drawn on them. Returns the last
+    request that was made for each case, its lesion or a removal that failed, and the verdicts.
+    """
+    made: list[Request] = []
+    finals: list[Request] = []
     log = gating.log(store.folder)  # beside the cases that were judged
     verdicts: dict[str, Verdict] = {}
     tried, most = 0, MOST_TRIES * num if recipe.capacity is None else min(recipe.capacity, MOST_TRIES * num)
@@ -227,20 +231,29 @@ def _make(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("make", total=num, kept=0)
         while True:
-            kept = sum(verdicts[r.id].kept for r in requests if r.label == POLYP and r.id in verdicts and r.id not in gone)
+            kept = sum(verdicts[r.id].kept for r in finals if r.id not in gone)
             bar.update(task, kept=kept)
             if kept >= num or tried >= most:
-                return requests, verdicts
+                return finals, verdicts
             rate = max(0.3, kept / tried) if tried else 0.8
             count = min(max(4, math.ceil((num - kept) / rate)), most - tried)
-            coming = [r for i in range(tried, tried + count) for r in planner.requests(i)]
+            plans = [planner.requests(i) for i in range(tried, tried + count)]
             tried += count
-            requests += coming
-            write_requests(work / "requests.jsonl", requests)
-            bar.update(task, total=len(requests))
-            bar.advance(task, len({r.id for r in coming} & store.done()))
-            generate(recipe, coming, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
-            verdicts = gating.judge(requests, store, log)
+
+            def draw(requests: list[Request]) -> None:
+                made.extend(requests)
+                write_requests(work / "requests.jsonl", made)
+                bar.update(task, total=len(made))
+                bar.advance(task, len({r.id for r in requests} & store.done()))
+                generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+
+            removals = [r for *first, _ in plans for r in first]
+            draw(removals)
+            cleared = gating.judge(removals, store, log)
+            last = [plan[-1] if all(cleared[r.id].kept for r in plan[:-1]) else plan[-2] for plan in plans]
+            draw([r for r in last if r.id not in cleared])
+            finals += last
+            verdicts = gating.judge(made, store, log)
 
 
 def _write_accepted(

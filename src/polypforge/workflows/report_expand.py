@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from polypforge.core.intervals import bootstrap_interval, wilson_interval
-from polypforge.core.types import Attributes, Case, Image, Mask, Request
+from polypforge.core.types import NORMAL, Attributes, Case, Image, Mask, Request
 from polypforge.core.window import around_mask
 from polypforge.data.split import components as scenes_of
 from polypforge.generation.runner import LoadBackground
@@ -123,7 +123,9 @@ def _picture(request: Request, case: Case, load: LoadBackground, verdicts: dict[
     verdict = verdicts[request.id]
     score = f"IoU {verdict.agreement:.2f}" if verdict.agreement is not None else "not scored"
     edit = "added"
-    if not request.region:
+    if request.label == NORMAL:
+        edit = "old lesion removed"
+    elif not request.region:
         edit = "whole frame"
     elif request.parent:
         edit = "moved from its old place"
