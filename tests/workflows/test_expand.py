@@ -69,7 +69,6 @@ def test_nothing_is_drawn_where_an_old_lesion_can_still_be_seen(phantom_folder, 
     made = [json.loads(line) for line in (out / "work" / "requests.jsonl").read_text().splitlines()]
     assert any(r["label"] == "normal" for r in made) and not any(r["parent"] for r in made if r["label"] == "polyp")
     assert any("removed" in reason for reason in result.reasons)
-    assert result.made == result.accepted + sum(result.reasons.values())
     assert "old lesion removed" in result.report.read_text()
 
 

@@ -26,11 +26,12 @@ def generate(
     store: CaseStore,
     provenance: dict[str, Any],
     batch_size: int = 8,
-    advance: Callable[[int], None] | None = None,
+    made_batch: Callable[[Sequence[Request], Sequence[Case]], None] | None = None,
 ) -> int:
     """Make every request whose case is not in `store` yet; returns how many were made.
 
     A request with a parent runs after it, on its result. Where the device's memory is too small for a batch, batches are halved.
+    `made_batch` is called with each batch and its cases, which may not be on disk yet.
     `provenance` (recipe, weights, version ...) is stored with each case. Raises UserError when a parent is missing from `requests` and
     from the store, or a background can't be loaded.
     """
@@ -55,8 +56,8 @@ def generate(
                     case.provenance = provenance_of(request, provenance) | {k: v for k, v in case.provenance.items() if k in OF_RECIPES}
                     pending.append(writers.submit(store.write, case, request, request.id in parents))
                 made += len(part)
-                if advance:
-                    advance(len(part))
+                if made_batch:
+                    made_batch(part, cases)
                 while len(pending) > 4 * batch_size:  # bounded memory when the disk is slower than the network
                     pending.pop(0).result()
             for future in pending:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import write_json, write_jsonl
-from polypforge.core.types import Request
+from polypforge.core.types import Case, Request
 from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
@@ -30,6 +30,7 @@ from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
+from polypforge.workflows.onlooker import Onlooker
 from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
@@ -245,7 +246,13 @@ def _make(
                 write_requests(work / "requests.jsonl", made)
                 bar.update(task, total=len(made))
                 bar.advance(task, len({r.id for r in requests} & store.done()))
-                generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+                with Onlooker(gating, log) as onlooker:
+
+                    def made_batch(part: Sequence[Request], cases: Sequence[Case]) -> None:
+                        bar.advance(task, len(part))
+                        onlooker.show(part, cases)
+
+                    generate(recipe, requests, load, store, provenance, batch_size, made_batch)
 
             removals = [r for *first, _ in plans for r in first]
             draw(removals)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from polypforge.core.console import console
 from polypforge.core.intervals import wilson_interval
 from polypforge.core.seeding import content_hash, numpy_rng
-from polypforge.core.types import Request
+from polypforge.core.types import Case, Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.models.locate import locate, public_name, weights_hash
@@ -217,12 +217,20 @@ class Gating:
         self.drop_repeats(requests, verdicts, log)
         return verdicts
 
+    def first_look(self, requests: Sequence[Request], log: ScoreLog) -> Look:
+        """What `judge` asks of these cases before it asks the slow gates of those that passed."""
+        return Look(requests, frozenset(n for r in requests for n in log.missing(r.id)) - self._slow)
+
     def look(self, look: Look, store: CaseStore) -> list[Scored]:
         """Score a batch of stored cases."""
+        return self.look_at(look, [store.load(r.id) for r in look.requests])
+
+    def look_at(self, look: Look, cases: Sequence[Case]) -> list[Scored]:
+        """Score a batch: the cases of its requests."""
         first = not look.names <= self._slow
         if not first:
             self._look_at_real_lesions()
-        subjects = [Subject.synthetic(store.load(r.id), r) for r in look.requests]
+        subjects = [Subject.synthetic(case, r) for case, r in zip(cases, look.requests, strict=True)]
         scored: list[Scored] = []
         for subject, scores in zip(subjects, self.keeper.scores(subjects, look.names), strict=True):
             shown = first and subject.lesion.any() and not subject.removed

@@ -103,7 +103,7 @@ def generate_cases(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
         if engine == "local":
-            made = generate(recipe, requests, load, store, provenance, batch_size, lambda n: bar.advance(task, n))
+            made = generate(recipe, requests, load, store, provenance, batch_size, lambda part, _: bar.advance(task, len(part)))
         else:
             refuse_unfit(recipe, requests)
             done = store.done()

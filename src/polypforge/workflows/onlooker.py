@@ -1,0 +1,57 @@
+"""Gates that look at cases beside the network that draws the next ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from polypforge.core.types import Case, Request
+from polypforge.quality.gates.score_log import ScoreLog
+from polypforge.workflows.gating import BATCH, Gating, Scored
+
+MOST_WAITING = 4  # batches of cases held in memory when the gates are slower than the network
+
+
+class Onlooker:
+    """A thread that scores cases as they are drawn. A context: when it is left in peace, `log` knows the scores of all that was shown.
+
+    Only the quick gates look; `Gating.judge` asks the slow ones of the cases that passed. Errors of a gate are raised by `show`, or at
+    the end.
+    """
+
+    def __init__(self, gating: Gating, log: ScoreLog) -> None:
+        self._gating, self._log = gating, log
+        self._thread = ThreadPoolExecutor(1, "onlooker")
+        self._shown: list[tuple[Request, Case]] = []
+        self._looks: deque[Future[list[Scored]]] = deque()
+
+    def __enter__(self) -> Onlooker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._begin()
+                self._collect(0)
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def show(self, requests: Sequence[Request], cases: Sequence[Case]) -> None:
+        """Have these cases looked at; waits when too many are waiting already."""
+        self._shown += zip(requests, cases, strict=True)
+        if len(self._shown) >= BATCH:
+            self._begin()
+            self._collect(MOST_WAITING)
+
+    def _begin(self) -> None:
+        if self._shown:
+            requests, cases = zip(*self._shown, strict=True)
+            look = self._gating.first_look(requests, self._log)
+            self._looks.append(self._thread.submit(self._gating.look_at, look, cases))
+            self._shown = []
+
+    def _collect(self, waiting: int) -> None:
+        while len(self._looks) > waiting:
+            for row in self._looks.popleft().result():
+                self._log.add(*row)
