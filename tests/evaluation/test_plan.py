@@ -82,7 +82,7 @@ def test_the_phantom_start_counts_its_own_steps():
     ({"published": [5]}, "published must be a mapping"), ({"sizes": 16}, "sizes must be a list"), ({"sizes": [16, 16]}, "no size comes twice"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "amounts": [0.5, 0.5]}}}, "no amount comes twice"), ({"supplies": {"made": {"per_real": float("inf")}}}, "positive"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "mode": "pool", "amounts": [float("nan")]}}}, "not negative"),
-    ({"sizes": [8], "arms": {"real": {}, "few": {"real": 0.01}}}, "nothing to learn from"),
+    ({"sizes": [8], "arms": {"real": {}, "few": {"real": 0.01}}}, "nothing to learn from"), ({"supplies": {"made": {"steps": 0}}}, "steps are positive"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(change, said):
     with pytest.raises(UserError, match=said):

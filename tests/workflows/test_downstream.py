@@ -192,6 +192,17 @@ def test_supplies_are_made_from_the_labelled_cases_alone_and_amounts_are_chosen(
     assert {r["arm"]: r["runs"] for r in result["rows"]} == {"strong": 2, "pasted": 2}
 
 
+def test_a_supply_is_drawn_in_its_steps(real, tiny_forge, tmp_path):
+    tiny_forge.save_pretrained(tmp_path / "forge")
+    draw = draw_cases(open_checked(real), plan_from(PLAN, "here"))[0]
+    supply = Supply("forge", str(tmp_path / "forge"), steps=2, gates="none", per_real=0.3)
+    made = make(supply, draw, 6, tmp_path, "few", "cpu", True)
+    assert made.cases and {c.provenance["steps"] for c in made.cases} == {2}
+    with pytest.raises(UserError, match="steps"):
+        make(Supply("copy_paste", steps=2, gates="none"), draw, 6, tmp_path, "pasted", "cpu", True)
+    assert identity(supply) != identity(replace(supply, steps=3))
+
+
 def test_synthetic_cases_from_other_peoples_labels_are_refused(real, tmp_path):
     plan = with_folder(tmp_path / "made")
     synthetic(tmp_path / "made", ["somebody-else", *learned_names(real, plan)])

@@ -23,12 +23,13 @@ CHOOSING = -1  # seed of trainings that choose an amount
 class Supply:
     """Where an arm's synthetic cases come from.
 
-    recipe, model, gates, judge, budget_seconds: as for `expand`, which makes them from the very labelled cases that the arm learns from.
+    recipe, model, steps, gates, judge, budget_seconds: as for `expand`, which makes them from the very labelled cases that the arm learns from.
     per_real, most: how many: per_real for each labelled case, at most `most`. folder: made elsewhere.
     """
 
     recipe: str = "forge"
     model: str = ""
+    steps: int | None = None
     gates: str = "starter"
     judge: str = ""
     budget_seconds: float | None = None
@@ -41,8 +42,8 @@ class Supply:
             object.__setattr__(self, "folder", self.folder or self.model)
             if not self.folder:
                 raise ValueError("cases made elsewhere need their folder")
-        if not 0 < self.per_real < float("inf") or self.most < 1:
-            raise ValueError("per_real and most are positive numbers")
+        if not 0 < self.per_real < float("inf") or self.most < 1 or (self.steps is not None and self.steps < 1):
+            raise ValueError("per_real, most and steps are positive numbers")
 
     def count(self, real: int) -> int:
         return max(1, min(self.most, round(self.per_real * real)))

@@ -44,7 +44,7 @@ def make(supply: Supply, draw: Draw, size: int, folder: Path, name: str, device:
         count = supply.count(draw.labelled[size])
         console.print(f"Making {count} synthetic cases ({name}) from {draw.labelled[size]} labelled ones in {folder / name}.")
         expand(
-            real, folder / name, count, recipe=supply.recipe, model=supply.model or None, gates=supply.gates,
+            real, folder / name, count, recipe=supply.recipe, model=supply.model or None, steps=supply.steps, gates=supply.gates,
             judges=(supply.judge,) if supply.judge else (), budget_seconds=supply.budget_seconds, seed=draw.number, synthetic_only=True,
             device=device, offline=offline,
         )  # fmt: skip
