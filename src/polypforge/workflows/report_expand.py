@@ -22,6 +22,7 @@ from polypforge.quality.neighbours import descriptor, nearest
 from polypforge.reporting.charts import paired_histogram, place_map
 from polypforge.reporting.page import Page, Picture, write_page
 from polypforge.reporting.panels import data_uri, edit_strip
+from polypforge.workflows.each import each
 from polypforge.workflows.gating import Calibration
 from polypforge.workflows.opened import Opened
 
@@ -43,7 +44,7 @@ def write_report(
 ) -> Path:
     """Write `report.html` into `out` and return its path."""
     rejected = [r for r in made if not verdicts[r.id].kept]
-    lesions = [_Drawn(store.load(r.id), r) for r in accepted]  # measurements only: the frames are let go one by one
+    lesions = each("measuring lesions", lambda r: _Drawn(store.load(r.id), r), accepted)  # measurements only: the frames are let go
     pictures, top, text = _neighbours(opened, load, lesions, store)
     page = Page(
         title="PolypForge: expanded data set",
