@@ -23,8 +23,8 @@ CHOOSING = -1  # seed of trainings that choose an amount
 class Supply:
     """Where an arm's synthetic cases come from.
 
-    recipe, model, steps, gates, judge, budget_seconds: as for `expand`, which makes them from the very labelled cases that the arm learns from.
-    per_real, most: how many: per_real for each labelled case, at most `most`. folder: made elsewhere.
+    recipe, model, steps, gates, judge, budget_seconds: as for `expand`, which makes them from the very labelled cases that the arm learns
+    from. per_real, most: how many: per_real for each labelled case, at most `most`. folder: made elsewhere.
     """
 
     recipe: str = "forge"
