@@ -231,6 +231,20 @@ def _make(
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("make", total=num, kept=0)
+
+        def draw(requests: list[Request]) -> None:
+            made.extend(requests)
+            write_requests(work / "requests.jsonl", made)
+            bar.update(task, total=len(made))
+            bar.advance(task, len({r.id for r in requests} & store.done()))
+            with Onlooker(gating, log) as onlooker:
+
+                def made_batch(part: Sequence[Request], cases: Sequence[Case]) -> None:
+                    bar.advance(task, len(part))
+                    onlooker.show(part, cases)
+
+                generate(recipe, requests, load, store, provenance, batch_size, made_batch)
+
         while True:
             kept = sum(verdicts[r.id].kept for r in finals if r.id not in gone)
             bar.update(task, kept=kept)
@@ -240,20 +254,6 @@ def _make(
             count = min(max(4, math.ceil((num - kept) / rate)), most - tried)
             plans = [planner.requests(i) for i in range(tried, tried + count)]
             tried += count
-
-            def draw(requests: list[Request]) -> None:
-                made.extend(requests)
-                write_requests(work / "requests.jsonl", made)
-                bar.update(task, total=len(made))
-                bar.advance(task, len({r.id for r in requests} & store.done()))
-                with Onlooker(gating, log) as onlooker:
-
-                    def made_batch(part: Sequence[Request], cases: Sequence[Case]) -> None:
-                        bar.advance(task, len(part))
-                        onlooker.show(part, cases)
-
-                    generate(recipe, requests, load, store, provenance, batch_size, made_batch)
-
             removals = [r for *first, _ in plans for r in first]
             draw(removals)
             cleared = gating.judge(removals, store, log)

@@ -48,7 +48,8 @@ class Onlooker:
         if self._shown:
             requests, cases = zip(*self._shown, strict=True)
             look = self._gating.first_look(requests, self._log)
-            self._looks.append(self._thread.submit(self._gating.look_at, look, cases))
+            if look.names:  # else the scores of an earlier run are there
+                self._looks.append(self._thread.submit(self._gating.look_at, look, cases))
             self._shown = []
 
     def _collect(self, waiting: int) -> None:
