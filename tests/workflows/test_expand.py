@@ -14,6 +14,8 @@ from polypforge.core.types import Request
 from polypforge.masks.shapes import polygon_mask
 from polypforge.phantom.render import render
 from polypforge.workflows import expand as expand_module
+from polypforge.workflows.generate import generate_cases
+from polypforge.workflows.plan import plan_requests
 
 
 @pytest.fixture
@@ -254,8 +256,12 @@ def test_multi_class_and_box_sets_are_refused_in_words(models, tmp_path):
 
     frames = [render(i, 160, polyps=1) for i in range(5)]
     write_data_set(tmp_path / "c", [Case(f.name, f.image, f.mask, classes={"a": f.mask, "b": f.mask & False}) for f in frames])
-    with pytest.raises(UserError, match="several classes"):
+    with pytest.raises(UserError, match="several classes.*data import c --class a"):
         polypforge.expand(tmp_path / "c", tmp_path / "o1", 1, **models)
+    with pytest.raises(UserError, match="several classes"):
+        generate_cases(tmp_path / "c", tmp_path / "o3", model=models["model"], num=1)
+    with pytest.raises(UserError, match="several classes"):
+        plan_requests(tmp_path / "c", tmp_path / "o4.jsonl", num=1)
     write_data_set(tmp_path / "b", [Case(f.name, f.image, None, boxes=f.boxes) for f in frames])
     with pytest.raises(UserError, match="boxes but no masks"):
         polypforge.expand(tmp_path / "b", tmp_path / "o2", 1, **models)

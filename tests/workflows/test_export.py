@@ -1,8 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from PIL import Image as PIL
 
-from polypforge.data.folder import write_data_set
+from polypforge.core.errors import UserError
+from polypforge.core.types import Case
+from polypforge.data.folder import read_data_set, write_data_set
 from polypforge.workflows.data import import_data
 from polypforge.workflows.export_cases import plain_name
 
@@ -17,3 +21,23 @@ def test_a_synthetic_picture_still_says_so_after_import(phantoms, tmp_path):
     import_data(tmp_path / "data", tmp_path / "out")
     pictures = sorted((tmp_path / "out" / "images").iterdir())
     assert len(pictures) == 2 and all(PIL.open(p).text["synthetic"] == "true" for p in pictures)
+
+
+def test_one_class_of_several_becomes_the_lesion(phantoms, tmp_path):
+    lesion, normal = (next(c for c in phantoms if c.mask.any() == wanted) for wanted in (True, False))
+    cup = lesion.mask & (np.arange(lesion.mask.shape[1]) < np.argwhere(lesion.mask)[:, 1].mean())
+    both = [
+        Case("both", lesion.image, lesion.mask, classes={"disc": lesion.mask, "cup": cup}),
+        Case("disc-alone", lesion.image[::-1], lesion.mask[::-1], classes={"disc": lesion.mask[::-1]}),
+        Case("nothing", normal.image, normal.mask),
+    ]
+    write_data_set(tmp_path / "data", both)
+    import_data(tmp_path / "data", tmp_path / "cups", only="cup")
+    cases = {c.name: c for c in read_data_set(tmp_path / "cups")}
+    assert (cases["both"].mask == cup).all() and not cases["both"].classes and cases["both"].label == "polyp"
+    assert all(cases[n].label == "normal" and not cases[n].boxes and not cases[n].mask.any() for n in ("disc-alone", "nothing"))
+    with pytest.raises(UserError, match="no class 'rim': it has cup, disc"):
+        import_data(tmp_path / "data", tmp_path / "rims", only="rim")
+    write_data_set(tmp_path / "mixed", [*both, Case("vague", lesion.image, lesion.mask)])
+    with pytest.raises(UserError, match="vague.png: its lesions' class isn't said"):
+        import_data(tmp_path / "mixed", tmp_path / "out", only="cup")

@@ -37,6 +37,9 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder for the new data set.")],
     layout: Annotated[str, typer.Option(help="auto, pairs, normal, kvasir-boxes, coco, yolo, ldpolypvideo, refuge2, neopolyp.")] = "auto",
     skip_bad: SkipBad = False,
+    only: Annotated[
+        str | None, typer.Option("--class", help="Of several classes (refuge2: disc, cup) the one that counts as a lesion.")
+    ] = None,
     deidentify: Annotated[
         str | None, typer.Option(help="Take burnt-in text and inset boxes out of the pixels: inpaint or mask. Look at the result.")
     ] = None,
@@ -45,7 +48,7 @@ def import_(
     """Turn published or home-made layouts into a data-set folder (images/, masks/, metadata.jsonl), without file metadata."""
     from polypforge.workflows.data import import_data
 
-    result = import_data(data, out, layout, skip_bad, deidentify)
+    result = import_data(data, out, layout, skip_bad, deidentify, only)
     changed = f"; text or inset taken out of {result['deidentified']}" if deidentify else ""
     emit(result, as_json, f"{result['cases']} cases in {out} (layout: {result['layout']}, left out: {result['left_out']}{changed})")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import content_of
@@ -97,3 +99,36 @@ class Source:
 
     def __iter__(self) -> Iterator[Case]:
         return (case.load() for case in self.cases)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of all cases, sorted; none where masks don't say what they show."""
+        return sorted({name for case in self.cases for name in case.class_names})
+
+    def of_class(self, name: str) -> Source:
+        """The same frames, where only `name` counts as a lesion. Raises UserError for a class that the masks don't tell apart; a case
+        whose lesions have no class can't be loaded."""
+        if name not in self.class_names:
+            raise UserError(f"{self.path} has no class '{name}': it has {', '.join(self.class_names) or 'none that are told apart'}.")
+        return replace(self, cases=[_of_class(case, name) for case in self.cases])
+
+
+def _of_class(case: SourceCase, name: str) -> SourceCase:
+    unsaid = f"{case.image_path}: its lesions' class isn't said, so whether they are '{name}' is unknown: say it, or leave the case out."
+
+    def masks() -> dict[str, Mask]:
+        known = case.read_masks() if case.read_masks else {}
+        if ANY_CLASS in known and known[ANY_CLASS].any():
+            raise UserError(unsaid)
+        other = next(iter(known.values()))
+        return {ANY_CLASS: known.get(name, np.zeros_like(other))}
+
+    boxes_alone = case.read_masks is None and case.boxes
+    return replace(
+        case,
+        read_masks=masks if case.read_masks else None,
+        class_names=(),
+        boxes=(),
+        label="",
+        fault=case.fault or (unsaid if boxes_alone else ""),
+    )

@@ -50,16 +50,20 @@ def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return outlined(view, mask, LABEL_COLOUR, 2) if mask is not None else view
 
 
-def import_data(data: Path, out: Path, layout: str = "auto", skip_bad: bool = False, deidentify: str | None = None) -> dict[str, Any]:
+def import_data(
+    data: Path, out: Path, layout: str = "auto", skip_bad: bool = False, deidentify: str | None = None, only: str | None = None
+) -> dict[str, Any]:
     """Write the folder's usable cases as a data set, their files without metadata.
 
-    deidentify: "inpaint" or "mask" also takes burnt-in text and inset boxes out of the pixels. Raises UserError when `out` is not empty,
-    or for bad files unless `skip_bad`.
+    only: the one class of several (REFUGE2's cup) that counts as a lesion. deidentify: "inpaint" or "mask" also takes burnt-in text and
+    inset boxes out of the pixels. Raises UserError when `out` is not empty, or for bad files unless `skip_bad`.
     """
     refuse_occupied(out)
     if deidentify is not None and deidentify not in MODES:
         raise UserError(f"--deidentify {deidentify}: choose {' or '.join(MODES)}.")
     source = open_source(data, layout)
+    if only is not None:
+        source = source.of_class(only)
     good, bad = [], [f"{p} has no partner: add its mask (or image), or remove it." for p in source.unpaired]
     for entry in source.cases:
         try:

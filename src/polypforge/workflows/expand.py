@@ -31,7 +31,7 @@ from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
 from polypforge.workflows.onlooker import Onlooker
-from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
+from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked, refuse_several_classes
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
@@ -178,16 +178,12 @@ def expand(
 
 def refuse_what_cannot_be_expanded(opened: Opened) -> None:
     """Labels that the generator could not keep complete."""
-    classes = sorted({name for case in opened.source.cases for name in case.class_names})
-    if len(classes) > 1:
-        raise UserError(
-            f"{opened.source.path} has several classes ({', '.join(classes)}): expand one class at a time, as a data set of its own."
-        )
+    refuse_several_classes(opened)
     boxes_only = [c.name for c in opened.source.cases if c.read_masks is None and c.boxes]
     if boxes_only:
         raise UserError(
             f"{len(boxes_only)} cases of {opened.source.path} have boxes but no masks ('{boxes_only[0]}' ...): boxes can train a recipe "
-            "(polypforge train), but cases to expand need masks."
+            "(polypforge train), but cases to expand need masks: draw them first (polypforge data masks)."
         )
 
 

@@ -22,7 +22,7 @@ from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_s
 from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.generator import opened_recipe
-from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked
+from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked, refuse_several_classes
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
@@ -74,6 +74,7 @@ def generate_cases(
     refuse_nesting(data, out)
     cache = out / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
+    refuse_several_classes(opened)
     load = opened.loader()
     splits = {c.name: c.split for c in opened.source.cases}
     for request in requests:

@@ -50,6 +50,16 @@ class Opened:
         return load
 
 
+def refuse_several_classes(opened: Opened) -> None:
+    """A generator draws one kind of lesion; the others would be lost from the labels."""
+    classes = opened.source.class_names
+    if len(classes) > 1:
+        raise UserError(
+            f"{opened.source.path} has several classes ({', '.join(classes)}): take one at a time, as a data set of its own "
+            f"(polypforge data import {opened.source.path.name} --class {classes[0]} --out ...)."
+        )
+
+
 def file_state(source: Source) -> str:
     """A hash of all cases, their splits and files' content: whether a folder is the one seen before, also when it was copied since."""
     return content_hash([source.layout, state_of(source.cases), [c.split for c in source.cases], sorted(p.name for p in source.unpaired)])

@@ -25,7 +25,7 @@ from polypforge.proposals.whole import FreePlanner, MaskPlanner
 from polypforge.proposals.wishes import quotas
 from polypforge.recipes import Recipe, load_recipe
 from polypforge.workflows.device import device_of
-from polypforge.workflows.opened import Opened, open_checked
+from polypforge.workflows.opened import Opened, open_checked, refuse_several_classes
 
 POOL = 64  # masks of a model that outlines are taken from
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
@@ -64,6 +64,7 @@ def plan_requests(
         raise UserError("--proposals, --drawn and --boxes each say where lesions go: give one of them.")
     set_offline(offline)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
+    refuse_several_classes(opened)
     load = opened.loader()
     names = _paintable(opened)
     with Progress(TextColumn("measuring lesions"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
