@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from polypforge import __version__
 from polypforge.cli.options import duration
 from polypforge.core.errors import UserError
 from polypforge.core.images import write_png
@@ -86,6 +87,11 @@ def kvasir_like(tmp_path):
     return root
 
 
+def test_the_version_is_told(capsys):
+    assert polypforge("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
 def test_check_import_split(kvasir_like, tmp_path, capsys):
     assert polypforge("data", "check", kvasir_like, "--json", "--overlays", tmp_path / "overlays") == 0
     report = json.loads(capsys.readouterr().out)
@@ -93,6 +99,8 @@ def test_check_import_split(kvasir_like, tmp_path, capsys):
     assert len(list((tmp_path / "overlays").iterdir())) == 6
     assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "set") == 0
     assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "set") == 2
+    assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "cups", "--class", "cup") == 2
+    assert not (tmp_path / "cups").exists()
     assert len(open_source(tmp_path / "set")) == 6
     capsys.readouterr()
     assert polypforge("data", "split", tmp_path / "set", "--json") == 0

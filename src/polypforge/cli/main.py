@@ -38,6 +38,21 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data_commands.app, name="data")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from polypforge import __version__
+
+        emit({"version": __version__}, False, __version__)
+        raise typer.Exit
+
+
+@app.callback()
+def of_all(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the phantom data, the expanded set and the report.")] = Path("polypforge-demo"),
@@ -205,11 +220,11 @@ def generate(
 def starter(
     data: Annotated[Path, typer.Option(help="Folder with kvasir-seg/ and polypgen/.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs and, in starter/, the new weights.")],
-    budget_share: Annotated[float, typer.Option(help="Scale both training budgets by this factor.")] = 1.0,
+    budget_share: Annotated[float, typer.Option(help="Scale all training budgets by this factor.")] = 1.0,
     device: Device = "auto",
     as_json: JsonOut = False,
 ) -> None:
-    """Train the shipped weights again: the judge, the generator, their figures on unseen frames, and the model card."""
+    """Train all shipped weights again, measure them on unseen frames, and write the model card."""
     from polypforge.workflows.starter import build_starter as run
 
     result = run(data, out, budget_share=budget_share, device=device)

@@ -17,7 +17,7 @@ JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave files out that can't be used, instead of stopping.")]
 BatchSize = Annotated[int, typer.Option(help="Images that the networks see at once.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler in place of the recipe's own: fewer are faster; docs/forge.md.")]
-GateFile = Annotated[str, typer.Option(help="Gates: starter, boxes, or a YAML file; docs/gates.md.")]
+GateFile = Annotated[str, typer.Option(help="Gates: starter, boxes, none, or a YAML file; docs/gates.md.")]
 Judges = Annotated[
     list[str] | None, typer.Option(help="A judge in place of the file's: run, folder, hub id, starter:NAME; may be repeated.")
 ]

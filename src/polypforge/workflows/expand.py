@@ -39,6 +39,7 @@ from polypforge.workflows.train import refuse_budget
 
 SUMMARY = "summary.json"  # written last: where it is, the set is whole
 MOST_TRIES = 6  # requests made per case asked for, before giving up
+ACCEPTED = 0.45  # of what is drawn, usually; before a run knows its own share
 
 
 @dataclass
@@ -191,8 +192,8 @@ def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Ope
     each = seconds_per_case(recipe, planner, load)
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
     console.print(
-        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {max(1, round(1.6 * num * each / 60))} min"
-        f"{tuning} ({each:.1f} s a case, most requests accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
+        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {max(1, round(num * each / ACCEPTED / 60))} min"
+        f"{tuning} ({each:.1f} s a case and what the gates take; about {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 
 

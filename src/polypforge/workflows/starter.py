@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from polypforge.core.config import read_yaml
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import whole_folder, write_json, write_text
@@ -34,8 +33,7 @@ from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.recipes.copy_paste.paste import FIT, paste_lesion
 from polypforge.reporting.panels import sheet, strip
 from polypforge.workflows.opened import Opened, open_checked
-from polypforge.workflows.train import train
-from polypforge.workflows.trainables import shipped_config
+from polypforge.workflows.train import read_settings, refuse_interrupted, train
 
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
@@ -51,15 +49,15 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
             raise UserError(f"{folder}: no such folder; --data must hold {' and '.join(SETS)}.")
     if not 0 < budget_share < float("inf"):
         raise UserError(f"--budget-share is {budget_share:g}: give a positive number.")
-    steps = max(1, round(budget_share * read_yaml(shipped_config(LEARNER))["training"]["max_steps"]))
-    if train(LEARNER, (), out / LEARNER, assignments=(f"training.max_steps={steps}",), device=device)["step"] < steps:
-        raise KeyboardInterrupt
-    for name in (FINDER, FIRST_STAGE, ENCODER, JUDGE, FORGE):
+    for name in (LEARNER, FINDER, FIRST_STAGE, ENCODER, JUDGE, FORGE):
         kind = TRAINED_AS.get(name, name)
-        budget = float(read_yaml(shipped_config(kind))["training"]["budget_seconds"]) * budget_share
-        result = train(kind, folders, out / name, budget_seconds=budget, device=device)
-        if result["seconds"] < budget:  # interrupted: the same command goes on
-            raise KeyboardInterrupt
+        training = read_settings(kind, None, (), None)[2]
+        budget = training.budget_seconds * budget_share if training.budget_seconds is not None else None
+        steps = max(1, round(training.max_steps * budget_share)) if training.max_steps is not None else None
+        data_of = () if name == LEARNER else folders
+        ends = () if steps is None else (f"training.max_steps={steps}",)
+        result = train(kind, data_of, out / name, assignments=ends, budget_seconds=budget, device=device)
+        refuse_interrupted(result, replace(training, budget_seconds=budget, max_steps=steps))
     return pack_starter(folders, out, device)
 
 

@@ -58,6 +58,14 @@ class PhantomMix:
             raise ValueError(f"frames is not negative, and size at least {LEAST_PX}")
 
 
+def refuse_interrupted(result: Mapping[str, Any], training: TrainingConfig) -> None:
+    """Raises KeyboardInterrupt when `train` came back before it was through: the same command goes on."""
+    of_time = training.budget_seconds is not None and result["seconds"] >= training.budget_seconds
+    of_steps = training.max_steps is not None and result["step"] >= training.max_steps
+    if not (of_time or of_steps):
+        raise KeyboardInterrupt
+
+
 def read_settings(
     name: str, config: str | Path | None, assignments: Sequence[str], budget_seconds: float | None
 ) -> tuple[Path, dict[str, Any], TrainingConfig, PhantomMix]:
