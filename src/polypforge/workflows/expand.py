@@ -191,9 +191,10 @@ def refuse_what_cannot_be_expanded(opened: Opened) -> None:
 def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Opened, budget: float | None) -> None:
     each = seconds_per_case(recipe, planner, load)
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
+    minutes = max(1, round(num * each / ACCEPTED / 60))
     console.print(
-        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {max(1, round(num * each / ACCEPTED / 60))} min"
-        f"{tuning} ({each:.1f} s a case and what the gates take; about {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
+        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {minutes} min{tuning} ({each:.1f} s a case "
+        f"and what the gates take; about {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 
 
