@@ -194,7 +194,7 @@ def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Ope
     minutes = max(1, round(num * each / ACCEPTED / 60))
     console.print(
         f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {minutes} min{tuning} ({each:.1f} s a "
-        f"case and what gates take; about {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
+        f"case and what gates take; {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 
 
