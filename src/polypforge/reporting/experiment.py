@@ -161,6 +161,7 @@ def forest(results: Mapping[str, Any]) -> Figure:
     several = len({r["network"] for r in rows}) > 1
     names = [f"{r['test']} · {r['network'] + ' · ' if several else ''}{r['size'] or 'all'} · {_arm(r)}" for r in reversed(rows)]
     panel.set_yticks(range(len(rows)), names, fontsize=8)
+    panel.set_ylim(-0.7, len(rows) - 0.3)
     panel.set_xlabel(f"{results['measure']} points over {results['baseline']} (95 %)")
     panel.grid(axis="x", alpha=0.25)
     return figure
