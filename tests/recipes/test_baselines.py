@@ -64,6 +64,9 @@ def test_a_frame_never_gets_its_own_lesion_back(cases):
         recipe = CopyPaste(CopyPasteConfig())
         recipe.fit(cases)
         assert cases[0].name not in {recipe.donor_of(edit(cases[0], s)).name for s in range(40)}
+        emptied = Case("a removal's result", cases[0].image, cases[0].mask & False, group="one patient")
+        jobs = [Job(edit(cases[0], s).request, emptied) for s in range(40)]
+        assert cases[0].name not in {recipe.donor_of(job).name for job in jobs}
         recipe.donors = [d for d in recipe.donors if d.name == cases[0].name]
         with pytest.raises(UserError, match="only case with a lesion"):
             recipe.donor_of(edit(cases[0]))

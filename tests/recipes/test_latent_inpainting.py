@@ -15,13 +15,14 @@ from polypforge.core.types import NORMAL, POLYP, Case, Request
 from polypforge.data.prepared import prepare
 from polypforge.diffusion.gaussian import Errors
 from polypforge.masks.shapes import bounding_box, box_mask, dilate
-from polypforge.models.latent_backbone import build_backbone
+from polypforge.models.latent_backbone import BackboneConfig, build_backbone
 from polypforge.models.latent_cache import LatentCache
 from polypforge.proposals.places import loosened, region_polygon
 from polypforge.recipes import Job, load_recipe, recipe_class
 from polypforge.recipes.diffaug.recipe import masked_with_preservation
 from polypforge.recipes.latent_inpainting.recipe import Seen
 from polypforge.recipes.polyp_gen.recipe import NORMAL_PROMPT, POLYP_PROMPT, PolypGen, PolypGenConfig, lesion_guided
+from polypforge.recipes.windows import View, asked_lesion
 
 SETUPS = [("polyp_gen", "inpaint"), ("diffaug", "xl"), ("diffaug", "inpaint"), ("blended_latent", "plain"), ("control_inpaint", "plain")]
 
@@ -239,6 +240,29 @@ def test_a_box_that_the_new_region_leaves_out_is_refused(pipelines):
     asked = Request("boxed", POLYP, wide, 1, lesion=((240, 90), (260, 90), (260, 110), (240, 110)))
     with pytest.raises(UserError, match="would lack one"):
         recipe.generate([Job(asked, boxed)])
+
+
+def test_what_stands_beside_a_controlnet_stays_frozen(pipelines, tmp_path):
+    recipe = make("control_inpaint", pipelines["plain"], backbone={"weights": str(pipelines["plain"])})
+    recipe.save_pretrained(tmp_path)
+    for model in (recipe, load_recipe(tmp_path)):
+        assert not any(p.requires_grad for p in model.backbone.unet.parameters())
+        assert all(p.requires_grad for p in model.backbone.control.parameters())
+
+
+def test_architectures_that_read_by_pretrained_weights_ask_for_them():
+    with pytest.raises(UserError, match="sd15 reads prompts by pretrained weights"):
+        build_backbone(BackboneConfig(architecture="sd15"), 9, ["polyp"], False)
+
+
+def test_a_narrow_region_has_a_label():
+    frame = Case("frame", np.full((256, 320, 3), 120, np.uint8), np.zeros((256, 320), bool))
+    for thick in (6, 15, 40):
+        band = ((60, 100), (220, 100), (220, 100 + thick), (60, 100 + thick))
+        job = Job(Request("frame", POLYP, band, 1), frame)
+        view = View.of(job, 1.4, 48)
+        label = asked_lesion(job, view)
+        assert label.any() and not (label & ~view.region).any()
 
 
 def test_lora_of_a_controlnet_keeps_the_controlnet(pipelines, cases, tmp_path):

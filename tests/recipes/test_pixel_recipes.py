@@ -211,6 +211,16 @@ def test_styling_leaves_the_label_as_it_was(first_stage, cases):
     assert np.array_equal(a.mask, b.mask) and (a.image != b.image).any()
 
 
+def test_specks_can_be_learned_from_and_missing_encoders_are_said_first(first_stage):
+    speck = Case("speck", np.full((96, 96, 3), 120, np.uint8), box_mask((40, 40, 45, 45), (96, 96)))
+    recipe = make("diffuse_gen", first_stage)
+    batch = recipe.training_batch(recipe.prepare([speck]), 2, numpy_rng(1))
+    assert batch["state"].shape == (2, 4, 32, 32)
+    styled = make("diffuse_gen", first_stage, styling=STYLING | {"perceptual": "vgg19:nowhere.safetensors"})
+    with pytest.raises(UserError, match=r"nowhere\.safetensors"):
+        styled.fit([speck])
+
+
 def test_an_asked_lesion_lies_whole_in_its_square():
     """Wherever it is on a wide frame, and wherever that frame's own lesion is."""
     wide = Case("wide", np.full((160, 320, 3), 120, np.uint8), box_mask((10, 60, 50, 100), (160, 320)))

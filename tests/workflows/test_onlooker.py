@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 
 from polypforge.generation.writer import CaseStore, read_requests
 from polypforge.quality.gates.score_log import ScoreLog
@@ -52,9 +53,39 @@ def test_what_goes_wrong_in_a_gate_is_raised(shown, tmp_path, monkeypatch):
         eyes.show(requests, cases)
 
 
+def test_where_judges_have_no_room_beside_the_network_they_look_later(shown, tmp_path, monkeypatch):
+    gating, store, requests, cases = shown
+    log, asked = gating.log(tmp_path / "log"), []
+
+    def full(look, cases):
+        asked.append(look)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(onlooker, "BATCH", 1)
+    monkeypatch.setattr(onlooker, "MOST_WAITING", 0)
+    with monkeypatch.context() as within, Onlooker(gating, log) as eyes:
+        within.setattr(gating, "look_at", full)
+        for request, case in zip(requests, cases, strict=True):
+            eyes.show([request], [case])
+    assert len(asked) == 1
+    assert set(gating.judge(requests, store, log)) == {r.id for r in requests}
+
+
+def test_what_was_seen_before_an_interruption_is_known_after_it(shown, tmp_path, monkeypatch):
+    gating, _, requests, cases = shown
+    monkeypatch.setattr(onlooker, "BATCH", 2)
+    monkeypatch.setattr(onlooker, "MOST_WAITING", 0)
+    with pytest.raises(KeyboardInterrupt), Onlooker(gating, gating.log(tmp_path)) as eyes:
+        eyes.show(requests[:2], cases[:2])
+        raise KeyboardInterrupt
+    later = gating.log(tmp_path)
+    assert [bool(later.scores(r.id)) for r in requests[:3]] == [True, True, False]
+
+
 def test_an_interruption_waits_for_no_case_that_was_not_begun(shown, tmp_path, monkeypatch):
     gating, _, requests, cases = shown
     monkeypatch.setattr(onlooker, "BATCH", 1)
+    monkeypatch.setattr(onlooker, "MOST_WAITING", 9)
     begun, go = [], threading.Event()
 
     def slow(look, cases):

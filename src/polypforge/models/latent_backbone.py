@@ -111,12 +111,14 @@ def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str
     if config.weights and not _on_meta():
         return load_backbone(locate(config.weights), in_channels, control, config)
     settings = architecture(config.architecture)
+    pretrained = "vocab_size" in settings["text"][0]
+    if pretrained and not _on_meta():
+        raise UserError(f"architecture {config.architecture} reads prompts by pretrained weights: name them (model.backbone.weights).")
     if _on_meta() or not config.first_stage:
         vae = AutoencoderKL(**_tuples(settings["vae"]) | _vae_blocks(settings["vae"]))
     else:
         vae = load_autoencoder(locate(config.first_stage))  # type: ignore[assignment]
     unet = UNet2DConditionModel(**_tuples(settings["unet"]), in_channels=in_channels, out_channels=vae.config.latent_channels)
-    pretrained = "vocab_size" in settings["text"][0]
     if pretrained:
         encoders = [
             (CLIPTextModelWithProjection if "projection_dim" in t else CLIPTextModel)(CLIPTextConfig(**t)) for t in settings["text"]

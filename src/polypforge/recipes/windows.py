@@ -15,7 +15,17 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask
 from polypforge.core.window import Window, around_mask
 from polypforge.data.prepared import Prepared, prepare
-from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, components, enlarge, erode, polygon_mask, region_mask
+from polypforge.masks.shapes import (
+    bounding_box,
+    box_mask,
+    component_boxes,
+    components,
+    enlarge,
+    erode,
+    inner_distance,
+    polygon_mask,
+    region_mask,
+)
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Job
 
@@ -92,7 +102,10 @@ class View:
 
 
 def asked_lesion(job: Job, view: View) -> Mask:
-    """The lesion that the request asks for, cut to what can be seen; without an outline, the region less a margin."""
+    """The lesion that the request asks for, cut to what can be seen; without an outline, the region less a margin.
+
+    The margin is a share of the region's length, and at most half of what a narrow region is thick, which would else hold no lesion.
+    """
     if job.request.label == NORMAL:
         return np.zeros_like(view.region)
     if job.request.lesion:
@@ -101,7 +114,8 @@ def asked_lesion(job: Job, view: View) -> Mask:
             raise UserError(f"request {job.request.id}: the lesion that it asks for lies outside its region or the field of view.")
         return lesion
     x0, y0, x1, y1 = bounding_box(view.region)
-    return erode(view.region, LABEL_MARGIN * max(x1 - x0, y1 - y0)) & view.region
+    half_as_thick = float(inner_distance(view.region).max()) / 2
+    return erode(view.region, min(LABEL_MARGIN * max(x1 - x0, y1 - y0), half_as_thick)) & view.region
 
 
 def finished(job: Job, region: Mask, field: Mask, image: Image, lesion: Mask) -> Case:

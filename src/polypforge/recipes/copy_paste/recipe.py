@@ -74,8 +74,8 @@ class CopyPaste(UntrainedRecipe):
 
     def donor_of(self, job: Job) -> Case:
         """Drawn by the request's seed; not from the frame that is repainted, nor from its patient or video where there are others."""
-        source = job.background
-        others = [d for d in self.donors if d.name != source.name]
+        source = job.background  # what a removal left of the named frame, where a lesion is moved
+        others = [d for d in self.donors if d.name not in (source.name, job.request.background)]
         others = [d for d in others if not (d.group and d.group == source.group)] or others
         if not others:
             raise UserError(f"'{source.name}' is the only case with a lesion: copy_paste has no other donor for it.")

@@ -69,6 +69,8 @@ class DiffuseGen(Recipe):
     # Clusters
 
     def fit(self, cases: Sequence[Case]) -> None:
+        if self.config.styling.enabled:
+            self._judges()  # missing ones are said now, not after the training
         if self.config.models == "per_cluster":
             usable = with_lesions(cases)
             if not usable:
@@ -103,7 +105,7 @@ class DiffuseGen(Recipe):
 
     def _look(self, member: Member, rng: np.random.Generator):
         config = self.config
-        if config.view == "frame":
+        if config.view == "frame" or not member.boxes:  # specks have none
             return member.look(square_window(member, rng, vary=True), config.size_px)[:2]
         x0, y0, x1, y1 = member.boxes[rng.integers(len(member.boxes))]
         side = max(config.min_window_px, max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(np.log(1.4), np.log(2.8)))))
@@ -180,7 +182,7 @@ class DiffuseGen(Recipe):
     def _styled(self, drawn: Tensor, real: Tensor, region: Tensor, cluster: int, levels: Tensor, noise: SampleNoise) -> Tensor:
         """The image with the real source's look, surroundings kept; the mask as it was."""
         config = self.config.styling
-        path = levels[self.config.steps - 1 - config.start :]
+        path = levels[len(levels) - 2 - config.start :]
         denoise = self.diffusion.denoiser(self._network(cluster))  # not clipped, or the loss on its range would see none
         loss = StylingLoss(config, drawn[:, :3], real, lambda s, sigma: self._maps(s, sigma, cluster), *self._judges())
         x = drawn + path[0] * noise(drawn)

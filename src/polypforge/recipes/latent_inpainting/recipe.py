@@ -238,7 +238,7 @@ class LatentInpainting(Recipe):
         if self.condition != CHANNELS:  # the surroundings are kept by blending them in after every step
             source = backbone.vae.encode(self._masked(image, region, field) if config.fill == "smooth" else image)
             after = keep_known(source, small, noise)
-            sigmas = sigmas[int(config.skip * config.steps) :]
+            sigmas = sigmas[int(config.skip * (len(sigmas) - 1)) :]
         # With the first steps left out the source lies under the noise; else nothing is known of it.
         skipped = source is not None and config.skip > 0
         x = source + sigmas[0] * noise.draw(shape, image.device) if skipped else noise.start(shape, sigmas[0])
@@ -307,7 +307,8 @@ class LatentInpainting(Recipe):
             stored = load_file(folder / "pytorch_lora_weights.safetensors")
             set_peft_model_state_dict(model.backbone.unet, {k.removeprefix("unet."): v for k, v in stored.items()})
             return model
-        backbone = load_backbone(folder, channels, control, BackboneConfig())
+        frozen = BackboneConfig(weights=config.backbone.weights)  # which a ControlNet stands beside
+        backbone = load_backbone(folder, channels, control, frozen)
         return cls(config, backbone)
 
 
