@@ -12,8 +12,9 @@ from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
 from polypforge.evaluation.detection import network
-from polypforge.evaluation.detection.average_precision import Ranked, average_precision, box_iou, score_boxes, summarise
+from polypforge.evaluation.detection.average_precision import Ranked, average_precision, score_boxes, summarise
 from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig
+from polypforge.masks.shapes import box_iou
 from polypforge.phantom.render import render
 
 

@@ -7,13 +7,12 @@ from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.prepared import prepare
-from polypforge.masks.shapes import bounding_box, polygon_mask
+from polypforge.masks.shapes import bounding_box, box_iou, polygon_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.census import measure_lesions
 from polypforge.proposals.outlines import blob
 from polypforge.proposals.places import propose
 from polypforge.proposals.plan import REPEATED, PlanConfig, Planner
-from polypforge.proposals.ranking import box_iou
 from polypforge.proposals.removal import removals
 
 

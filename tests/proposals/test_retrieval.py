@@ -9,13 +9,13 @@ from polypforge.data.prepared import prepare
 from polypforge.features import load_encoder
 from polypforge.features.frame_encoder import FrameEncoder, FrameEncoderConfig
 from polypforge.features.frames import FrameFeatures
-from polypforge.masks.shapes import bounding_box, polygon_mask
+from polypforge.masks.shapes import bounding_box, box_iou, polygon_mask
 from polypforge.phantom.render import render
 from polypforge.proposals.database import Reference, ReferenceDatabase
 from polypforge.proposals.fit import fit_outline
 from polypforge.proposals.index import VectorIndex, kind_for
 from polypforge.proposals.proposer import Proposer, ProposerConfig, cells_within
-from polypforge.proposals.ranking import box_iou, covering
+from polypforge.proposals.ranking import covering
 from polypforge.proposals.retrieval import RetrievalConfig, lesion_cells, local_matches, places, retrieve
 from polypforge.proposals.scene import read_scene
 

@@ -5,11 +5,10 @@ import torch
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.core.window import around_mask
-from polypforge.masks.shapes import bounding_box, components
+from polypforge.masks.shapes import bounding_box, box_iou, components
 from polypforge.models.centernet import centre_targets
 from polypforge.phantom.render import render
 from polypforge.quality.detector import Detector, DetectorConfig, load_detector
-from polypforge.quality.gates.detection import box_iou
 
 
 @pytest.fixture

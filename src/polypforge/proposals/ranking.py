@@ -7,13 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.types import Box
-
 AGREE = 0.3  # IoU at which two boxes count as one place
-
-
-def box_iou(a: Box, b: Box) -> float:
-    return float(box_ious(np.asarray([a], float), np.asarray([b], float))[0, 0])
 
 
 def box_ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,9 +17,8 @@ from sklearn.cluster import DBSCAN
 from polypforge.core.errors import UserError
 from polypforge.core.types import Box, Mask
 from polypforge.features.frames import FrameFeatures
-from polypforge.masks.shapes import polygon_mask
+from polypforge.masks.shapes import box_iou, polygon_mask
 from polypforge.proposals.database import Reference, ReferenceDatabase
-from polypforge.proposals.ranking import box_iou
 
 CELL_FINE = 8  # subdivisions of a cell when polygons are drawn on cells
 

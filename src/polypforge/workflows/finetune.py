@@ -13,6 +13,7 @@ from polypforge.recipes import load_recipe
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.workflows.deidentify import without_text
+from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import refuse_too_large
 from polypforge.workflows.opened import Opened
 from polypforge.workflows.train import read_settings
@@ -37,7 +38,7 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
         betas=own.betas, weight_decay=own.weight_decay, clip_norm=own.clip_norm, precision=own.precision, warmup_steps=50, ema_decay=0.99,
         validate_every=100, preview_every=0, checkpoint_every=50,
     )  # fmt: skip
-    refuse_too_large(type(recipe), read_json(folder / "config.json")["config"], config, device, str(folder))
+    refuse_too_large(type(recipe), read_json(folder / "config.json")["config"], config, device_of(device), str(folder))
     trainer = Trainer(recipe, pool, held, out, config, device=device)
     trainer.run()
     if trainer.stop_asked:

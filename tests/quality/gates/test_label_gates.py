@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from polypforge.core.types import Case, Request
-from polypforge.masks.shapes import box_mask
+from polypforge.masks.shapes import box_iou, box_mask
 from polypforge.quality.agreement import boundary_f
 from polypforge.quality.gates import GATES, Gatekeeper, Rule, Subject
-from polypforge.quality.gates.detection import box_iou
 from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.segmenter import WindowSegmenter
 

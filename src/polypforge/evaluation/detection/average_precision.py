@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from polypforge.core.intervals import group_weights
 from polypforge.core.types import Box
+from polypforge.masks.shapes import box_iou
 
 THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -32,13 +33,6 @@ def score_boxes(case: str, group: str, found: Sequence[tuple[Corners, float]], t
                 free[int(values.argmax())] = False
                 hits[row, k] = True
     return {"case": case, "group": group, "truths": len(truth), "scores": [s for _, s in order], "hits": hits.tolist()}
-
-
-def box_iou(a: Corners, b: Corners) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    either = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return both / either if either > 0 else 0.0
 
 
 class Ranked:

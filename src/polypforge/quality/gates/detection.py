@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from polypforge.core.types import Box
-from polypforge.masks.shapes import bounding_box
+from polypforge.masks.shapes import bounding_box, box_iou
 from polypforge.quality.gates.gate import register_gate
 from polypforge.quality.gates.subject import Subject
 
@@ -19,11 +18,3 @@ def detected(subject: Subject) -> float | None:
     return min(
         max((sure for box, sure in seen if box_iou(box, label) >= LEAST_OVERLAP), default=0.0) for seen in subject.sightings.values()
     )
-
-
-def box_iou(a: Box, b: Box) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(0, width) * max(0, height)
-    either = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return both / either if either else 0.0
