@@ -41,3 +41,6 @@ def test_one_class_of_several_becomes_the_lesion(phantoms, tmp_path):
     write_data_set(tmp_path / "mixed", [*both, Case("vague", lesion.image, lesion.mask)])
     with pytest.raises(UserError, match="vague.png: its lesions' class isn't said"):
         import_data(tmp_path / "mixed", tmp_path / "out", only="cup")
+    write_data_set(tmp_path / "told", [*both, Case("vague", lesion.image, None, label="polyp")])
+    with pytest.raises(UserError, match="vague.png: its lesions' class isn't said"):
+        import_data(tmp_path / "told", tmp_path / "out", only="cup")

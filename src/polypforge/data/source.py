@@ -116,19 +116,16 @@ class Source:
 def _of_class(case: SourceCase, name: str) -> SourceCase:
     unsaid = f"{case.image_path}: its lesions' class isn't said, so whether they are '{name}' is unknown: say it, or leave the case out."
 
+    bare = replace(case, class_names=(), boxes=(), label="")
+    if case.read_masks is None:
+        return replace(bare, fault=case.fault or (unsaid if case.boxes or case.label not in ("", NORMAL) else ""))
+    read = case.read_masks
+
     def masks() -> dict[str, Mask]:
-        known = case.read_masks() if case.read_masks else {}
+        known = read()
         if ANY_CLASS in known and known[ANY_CLASS].any():
             raise UserError(unsaid)
         other = next(iter(known.values()))
         return {ANY_CLASS: known.get(name, np.zeros_like(other))}
 
-    boxes_alone = case.read_masks is None and case.boxes
-    return replace(
-        case,
-        read_masks=masks if case.read_masks else None,
-        class_names=(),
-        boxes=(),
-        label="",
-        fault=case.fault or (unsaid if boxes_alone else ""),
-    )
+    return replace(bare, read_masks=masks)
