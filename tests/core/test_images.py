@@ -3,7 +3,7 @@ import pytest
 from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
-from polypforge.core.images import image_files, png_bytes, read_image, read_mask, write_png
+from polypforge.core.images import brightest_channel, darkest_channel, image_files, png_bytes, read_image, read_mask, write_png
 
 
 def save(path, array, **options):
@@ -117,3 +117,10 @@ def test_black_jpeg_masks_are_empty(tmp_path):
     faint = np.zeros((80, 80), np.uint8)
     faint[::9, ::9] = 4
     assert not read_mask(save(tmp_path / "m.jpg", faint, quality=95)).any()
+
+
+def test_brightest_and_darkest_channel():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    for view in (pixels, pixels[:, ::-1], pixels[::2]):
+        assert np.array_equal(brightest_channel(view), view.max(-1))
+        assert np.array_equal(darkest_channel(view), view.min(-1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from polypforge.core.images import shrunk_size
+from polypforge.core.images import brightest_channel, shrunk_size
 from polypforge.core.types import Image, Mask
 
 DARK = 24  # brightest channel of the black border, JPEG noise included
@@ -27,7 +27,7 @@ def field_of_view(image: Image) -> Mask:
 
 def _border(small: Image) -> Mask:
     """Flat dark pixels that connect to the edge of the frame."""
-    brightest = cv2.medianBlur(small.max(-1), 5)
+    brightest = cv2.medianBlur(brightest_channel(small), 5)
     flat = cv2.morphologyEx(brightest, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) < 14
     dark = (brightest < DARK) & flat
     dark = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))

@@ -18,6 +18,18 @@ def local_features(grey: NDArray[np.uint8], where: Mask, most: int, contrast: fl
     return np.array([p.pt for p in points], np.float32).reshape(-1, 2), root
 
 
+def mirrored_features(
+    points: NDArray[np.float32], descriptors: NDArray[np.float32], width: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What `local_features` would find in the mirror image, `width` pixels wide, without looking again.
+
+    A descriptor is a grid of 4x4 histograms of eight directions, turned to the feature's own direction: a mirror swaps the rows and the
+    sense of turning.
+    """
+    grid = descriptors.reshape(-1, 4, 4, 8)[:, ::-1, :, -np.arange(8) % 8]
+    return np.stack([width - 1 - points[:, 0], points[:, 1]], 1), np.ascontiguousarray(grid.reshape(len(descriptors), 128))
+
+
 def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Flat, of zero mean and unit length, so that a product of two is their correlation."""
     flat = (values - values.mean()).reshape(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from polypforge.core.images import shrunk_size
+from polypforge.core.images import brightest_channel, darkest_channel, shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.field_of_view import inset_box
 
@@ -19,9 +19,9 @@ def overlay_text(image: Image) -> Mask:
     """
     height, width = image.shape[:2]
     small = cv2.resize(image, shrunk_size(image.shape, WORK_PX)[1], interpolation=cv2.INTER_AREA)
-    grey = small.min(-1)
+    grey = darkest_channel(small)
     thin = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
-    dull = small.max(-1).astype(np.int16) - small.min(-1) < 100
+    dull = brightest_channel(small) - grey < 100
     strokes = ((thin > 38) & dull).astype(np.uint8)
     count, _, stats, centres = cv2.connectedComponentsWithStats(strokes, connectivity=8)
     letters = [(*stats[i][:4], centres[i][1]) for i in range(1, count) if _like_letters(*stats[i][2:])]
@@ -75,7 +75,7 @@ def has_inset_box(image: Image) -> bool:
 def _black_corner_box(small: Image) -> bool:
     """A dark corner block whose inner edges are straight, axis-parallel steps (the octagon's corners are slanted)."""
     height, width = small.shape[:2]
-    dark = cv2.medianBlur(small.max(-1), 5) < 28
+    dark = cv2.medianBlur(brightest_channel(small), 5) < 28
     corners = {"lower left": dark[::-1, :], "lower right": dark[::-1, ::-1], "upper left": dark, "upper right": dark[:, ::-1]}
     for view in corners.values():
         depth = np.argmin(np.vstack([view, np.zeros((1, width), bool)]), 0)  # rows of dark from the corner, by column

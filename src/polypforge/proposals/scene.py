@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from polypforge.core.images import shrunk_size
+from polypforge.core.images import darkest_channel, shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.prepared import Prepared
 from polypforge.masks.shapes import components, dilate
@@ -39,7 +39,7 @@ def read_scene(prepared: Prepared) -> Scene:
     field = cv2.resize(prepared.field.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     if not field.any():
         return Scene(np.zeros((height, width), bool), np.zeros((height, width), bool), None)
-    glare = _large(small.min(-1) > GLARE, GLARE_AREA * field.sum())
+    glare = _large(darkest_channel(small) > GLARE, GLARE_AREA * field.sum())
     foreign = foreign_things(small, field)
     hidden = dilate(glare, 2) | dilate(foreign, 3)
     lumen, at = find_lumen(small, field & ~hidden)

@@ -58,12 +58,14 @@ def test_an_overfitted_model_betrays_its_members(tiny_segmenter, phantoms):
     polyps = [c for c in phantoms if c.mask.sum() > 200]
     members, others = polyps[:4], polyps[4:]
     pool = tiny_segmenter.prepare(members)
-    optimiser = torch.optim.AdamW(tiny_segmenter.parameters(), 2e-3)
+    optimiser = torch.optim.AdamW(tiny_segmenter.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=150)
     tiny_segmenter.train()
     for step in range(150):
         loss, _ = tiny_segmenter.loss(tiny_segmenter.training_batch(pool, 8, np.random.default_rng(step)), torch.Generator())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        schedule.step()
     known, new = case_losses(tiny_segmenter, members), case_losses(tiny_segmenter, others)
     assert np.mean(known) < np.mean(new)

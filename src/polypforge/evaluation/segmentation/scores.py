@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.images import shrunk_size
+from polypforge.core.images import brightest_channel, shrunk_size
 from polypforge.core.intervals import group_weights
 from polypforge.core.types import Image, Mask
 from polypforge.masks.shapes import dilate, rim
@@ -93,7 +93,7 @@ def colour_contrast(image: Image, lesion: Mask) -> float:
     inside = cv2.resize(lesion.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
     if not inside.any():
         return float("nan")
-    ring = dilate(inside, max(2.0, 0.25 * float(np.sqrt(inside.sum())))) & ~inside & (small.max(-1) > 20)
+    ring = dilate(inside, max(2.0, 0.25 * float(np.sqrt(inside.sum())))) & ~inside & (brightest_channel(small) > 20)
     if not ring.any():
         return float("nan")
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

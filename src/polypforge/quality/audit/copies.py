@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
 from polypforge.data.field_of_view import field_of_view
-from polypforge.data.local_features import local_features, unit
+from polypforge.data.local_features import local_features, mirrored_features, unit
 from polypforge.data.overlays import overlay_text
 from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import bounding_box, dilate, erode
@@ -75,15 +75,14 @@ def lesion_view(image: Image, lesion: Mask) -> View:
 
 
 def mirrored(view: View) -> View:
-    """The mirror image with its own features: those of a picture are not mirrored with it."""
-    return _described(np.ascontiguousarray(view.grey[:, ::-1]), np.ascontiguousarray(view.where[:, ::-1]))
+    """The mirror image as it would be seen."""
+    points, descriptors = mirrored_features(view.points, view.descriptors, view.grey.shape[1])
+    thumb = view.thumb.reshape(THUMB_PX, THUMB_PX)[:, ::-1].reshape(-1)
+    return View(np.ascontiguousarray(view.grey[:, ::-1]), np.ascontiguousarray(view.where[:, ::-1]), points, descriptors, thumb)
 
 
 def _equalised(image: Image, where: Mask) -> View:
-    return _described(cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), where)
-
-
-def _described(grey: NDArray[np.uint8], where: Mask) -> View:
+    grey = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     points, descriptors = local_features(grey, where, MAX_FEATURES, CONTRAST)
     thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     return View(grey, where, points, descriptors, unit(thumb))

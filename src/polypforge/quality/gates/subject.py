@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.images import shrunk_size
+from polypforge.core.images import darkest_channel, shrunk_size
 from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask, Request
 from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
@@ -56,7 +56,7 @@ class Crop:
     @cached_property
     def dull(self) -> Mask:
         """Pixels without a wet highlight within 2 pixels."""
-        bright = (self.image.min(-1) >= HIGHLIGHT).astype(np.uint8)
+        bright = (darkest_channel(self.image) >= HIGHLIGHT).astype(np.uint8)
         return cv2.dilate(bright, np.ones((5, 5), np.uint8)) == 0
 
 
