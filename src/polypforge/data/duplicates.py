@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.core.types import Image
+from polypforge.data.alignment import Rules, align, distinct_places
 from polypforge.data.field_of_view import field_of_view
-from polypforge.data.local_features import local_features, unit
+from polypforge.data.local_features import equalised_grey, local_features, unit
 from polypforge.data.overlays import overlay_text
 from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import dilate, erode
@@ -32,6 +33,7 @@ POSSIBLE_MATCHES = 8  # from here on about one pair in six is real: linked when 
 MANY_MATCHES = 30  # from here on, matches that stay in place count too
 STILL_PX = 6.0
 MIN_MATCH_SHARE = 0.28  # of the tentative matches that must be consistent
+RULES = Rules(ratio=0.85, mutual=True, least=POSSIBLE_MATCHES, tolerance_px=6.0, tries=1000, scales=(0.4, 2.5))
 
 
 @dataclass
@@ -65,36 +67,20 @@ def fingerprint(image: Image) -> Fingerprint:
     lab = cv2.cvtColor(cv2.resize(small, (8, 8), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB).astype(np.float32)
     text = cv2.resize(overlay_text(image).astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     where = erode(field & ~dilate(text, 4), 0.02 * max(small.shape))
-    equal = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    points, descriptors = local_features(equal, where, MAX_FEATURES, CONTRAST)
+    points, descriptors = local_features(equalised_grey(small), where, MAX_FEATURES, CONTRAST)
     return Fingerprint(unit(grey), unit(grey[:, ::-1]), unit(lab), points, descriptors)
 
 
 def consistent_matches(a: Fingerprint, b: Fingerprint) -> tuple[int, int]:
-    """(matches that agree on one similarity transform, tentative matches by Lowe's ratio test)."""
-    if min(len(a.points), len(b.points)) < POSSIBLE_MATCHES:
-        return 0, 0
-    similarity = a.descriptors @ b.descriptors.T
-    best = similarity.argmax(1)
-    rows = np.arange(len(best))
-    top = similarity[rows, best]
-    second = similarity.copy()
-    second[rows, best] = -1
-    distance, next_distance = np.sqrt(np.maximum(2 - 2 * top, 0)), np.sqrt(np.maximum(2 - 2 * second.max(1), 0))
-    good = (distance < 0.85 * next_distance) & (similarity.argmax(0)[best] == rows)
-    if good.sum() < POSSIBLE_MATCHES:
-        return 0, int(good.sum())
-    cv2.setRNGSeed(0)
-    transform, inliers = cv2.estimateAffinePartial2D(a.points[good], b.points[best[good]], ransacReprojThreshold=6.0, maxIters=1000)
-    if transform is None or not 0.4 < np.linalg.norm(transform[0, :2]) < 2.5:
-        return 0, int(good.sum())
-    kept = inliers[:, 0] > 0
-    start, end = a.points[good][kept], b.points[best[good]][kept]
-    if kept.sum() < MANY_MATCHES and float(a.grey @ b.grey) < 0.9:
+    """(matches that agree on one similarity transform, in distinct places; tentative matches)."""
+    found, tentative = align(a, b, RULES)
+    if found is None:
+        return 0, tentative
+    start = found.start
+    if len(start) < MANY_MATCHES and float(a.grey @ b.grey) < 0.9:
         # What stays in place while the scene differs is drawn by the video processor: icons, frames, counters.
-        start = start[np.linalg.norm(start - end, axis=1) > STILL_PX]
-    # Repeated texture gives many matches on one spot: count distinct places only.
-    return len({tuple(p) for p in np.rint(start / 4).astype(int)}), int(good.sum())
+        start = start[np.linalg.norm(start - found.end, axis=1) > STILL_PX]
+    return distinct_places(start), tentative
 
 
 def find_pairs(prints: Sequence[Fingerprint], advance: Callable[[int], None] | None = None) -> list[Pair]:

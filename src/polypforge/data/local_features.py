@@ -6,7 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.types import Mask
+from polypforge.core.types import Image, Mask
+
+
+def equalised_grey(image: Image) -> NDArray[np.uint8]:
+    """(H, W) of an RGB image, in even light: contrast-limited histograms of 6x6 tiles."""
+    return cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
 def local_features(grey: NDArray[np.uint8], where: Mask, most: int, contrast: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -219,7 +219,7 @@ class Gating:
 
     def first_look(self, requests: Sequence[Request], log: ScoreLog) -> Look:
         """What `judge` asks of these cases before it asks the slow gates of those that passed."""
-        return Look(requests, frozenset(n for r in requests for n in log.missing(r.id)) - self._slow)
+        return _look_at({r.id: log.missing(r.id) - self._slow for r in requests}, requests)
 
     def look(self, look: Look, store: CaseStore) -> list[Scored]:
         """Score a batch of stored cases."""
@@ -257,7 +257,7 @@ class Gating:
         if advance:
             advance(len(requests) - len(open_))
         parts = [open_[k : k + size] for k in range(0, len(open_), size)]
-        looks = [Look(part, frozenset(n for r in part for n in missing[r.id])) for part in parts]
+        looks = [_look_at(missing, part) for part in parts]
         for number, scored in enumerate(spread(looks) if looks else (), 1):
             for id, scores, view in scored:
                 log.add(id, scores, view)
@@ -285,6 +285,11 @@ class Gating:
                 f"Not applied, for want of real lesions to take thresholds from or to compare with: {', '.join(idle)}. "
                 "Name the real data with --data, or give thresholds."
             )
+
+
+def _look_at(missing: Mapping[str, set[str]], requests: Sequence[Request]) -> Look:
+    """By every gate that one of them lacks."""
+    return Look(requests, frozenset(n for r in requests for n in missing[r.id]))
 
 
 def gates_for(recipes: Iterable[str], settings: GateSettings) -> GateSettings:

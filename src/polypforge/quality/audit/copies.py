@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from polypforge.core.images import shrunk_size
 from polypforge.core.types import Image, Mask
+from polypforge.data.alignment import Rules, align, distinct_places
 from polypforge.data.field_of_view import field_of_view
-from polypforge.data.local_features import local_features, mirrored_features, unit
+from polypforge.data.local_features import equalised_grey, local_features, mirrored_features, unit
 from polypforge.data.overlays import overlay_text
 from polypforge.data.votes import VoteIndex
 from polypforge.masks.shapes import bounding_box, dilate, erode
@@ -26,8 +27,8 @@ MAX_FEATURES = 400
 CONTRAST = 0.004  # faint features too: mucosa is smooth
 CANDIDATES = 8
 LEAST_MATCHES = 5
-RATIO = 0.92
 THUMB_PX = 32
+RULES = Rules(ratio=0.92, mutual=False, least=LEAST_MATCHES, tolerance_px=4.0, tries=2000, scales=(0.25, 4.0))
 NONE = -1.0  # the correlation where no transform fits
 
 
@@ -59,7 +60,7 @@ def frame_view(image: Image) -> View:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     text = cv2.resize(overlay_text(image).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     where = erode(field_of_view(small) & ~dilate(text, 3), 0.015 * max(size))
-    return _equalised(small, where)
+    return _view(small, where)
 
 
 def lesion_view(image: Image, lesion: Mask) -> View:
@@ -71,7 +72,7 @@ def lesion_view(image: Image, lesion: Mask) -> View:
     scale = LESION_PX / max(crop.shape[:2])
     size = (max(8, round(crop.shape[1] * scale)), max(8, round(crop.shape[0] * scale)))
     crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    return _equalised(crop, erode(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0, 0.02 * LESION_PX))
+    return _view(crop, erode(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0, 0.02 * LESION_PX))
 
 
 def mirrored(view: View) -> View:
@@ -81,8 +82,8 @@ def mirrored(view: View) -> View:
     return View(np.ascontiguousarray(view.grey[:, ::-1]), np.ascontiguousarray(view.where[:, ::-1]), points, descriptors, thumb)
 
 
-def _equalised(image: Image, where: Mask) -> View:
-    grey = cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+def _view(image: Image, where: Mask) -> View:
+    grey = equalised_grey(image)
     points, descriptors = local_features(grey, where, MAX_FEATURES, CONTRAST)
     thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     return View(grey, where, points, descriptors, unit(thumb))
@@ -123,25 +124,11 @@ class CopyIndex:
 
 def compare(a: View, b: View) -> tuple[float, int]:
     """(correlation after alignment, matching features in distinct places); (NONE, 0) where no similarity transform fits."""
-    if min(len(a.points), len(b.points)) < LEAST_MATCHES:
+    found, _ = align(a, b, RULES)
+    places = distinct_places(found.start) if found else 0
+    if found is None or places < LEAST_MATCHES:
         return NONE, 0
-    similar = a.descriptors @ b.descriptors.T
-    best = similar.argmax(1)
-    rows = np.arange(len(best))
-    top = similar[rows, best]
-    similar[rows, best] = -1
-    second = similar.max(1)
-    good = np.sqrt(np.maximum(2 - 2 * top, 0)) < RATIO * np.sqrt(np.maximum(2 - 2 * second, 0))
-    if good.sum() < LEAST_MATCHES:
-        return NONE, 0
-    cv2.setRNGSeed(0)
-    transform, inliers = cv2.estimateAffinePartial2D(a.points[good], b.points[best[good]], ransacReprojThreshold=4.0, maxIters=2000)
-    if transform is None or not 0.25 < np.linalg.norm(transform[0, :2]) < 4:
-        return NONE, 0
-    places = {tuple(p) for p in np.rint(a.points[good][inliers[:, 0] > 0] / 4).astype(int)}
-    if len(places) < LEAST_MATCHES:
-        return NONE, 0
-    return aligned_correlation(a, b, transform), len(places)
+    return aligned_correlation(a, b, found.transform), places
 
 
 def aligned_correlation(a: View, b: View, transform: NDArray[np.float64]) -> float:
