@@ -20,6 +20,9 @@ NAMES = tuple(f.name for f in fields(Attributes))
 CENTRE = np.array([0.55, 0.30, 0.70, 0.93, 0.0, 5.0, 0.0, 11.0], np.float32)
 SPREAD = np.array([0.16, 0.15, 0.18, 0.05, 9.0, 6.0, 6.0, 4.0], np.float32)
 
+# What "small" means: (least, below) of the square root of a lesion's share of the field of view, or of the image where only that is known.
+SIZES = {"small": (0.0, 0.15), "medium": (0.15, 0.3), "large": (0.3, 1.01)}
+
 
 def measure(image: Image, lesion: Mask, region: Mask, field: Mask, field_area_px: float | None = None) -> Attributes:
     """Attributes of the lesion pixels inside `region`. Works at a bounded resolution (longer side of the crop <= 128 px).

@@ -31,7 +31,7 @@ class Lesion:
 
 # (least, below) of one attribute. Fixed numbers, so that the words mean the same for every data set.
 RANGES: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
-    "size": ("size", {"small": (0.0, 0.15), "medium": (0.15, 0.3), "large": (0.3, 1.0)}),
+    "size": ("size", attributes.SIZES),
     "colour": ("delta_a", {"pale": (-40.0, 2.0), "similar": (2.0, 8.0), "red": (8.0, 60.0)}),
     "shape": ("elongation", {"round": (0.75, 1.01), "oval": (0.5, 0.75), "long": (0.0, 0.5)}),
     "relief": ("contrast", {"flat": (0.0, 9.0), "raised": (9.0, 60.0)}),

@@ -31,6 +31,7 @@ from polypforge.evaluation.measures import KID, Figure, compare_features
 from polypforge.features import Encoder
 from polypforge.features.inception import FidInception
 from polypforge.features.vit import ClipEncoder
+from polypforge.masks.attributes import SIZES
 from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.judges import load_judge
 from polypforge.reporting.evaluation import markdown
@@ -58,7 +59,6 @@ SLICED_PX = 128
 PERCEPTUAL_SAMPLE = 40  # pictures of each set
 MOST_FOR_LOGITS = 50_000
 LEAST_FOR_SCORE = 500
-SIZE_CLASSES = {"small": (0.0, 0.17), "medium": (0.17, 0.35), "large": (0.35, 1.01)}  # sqrt(lesion area / image area)
 LEAST_OF_A_KIND = 12
 Sample = tuple[list[Image], list[str]]  # pictures, and whom each shows
 
@@ -257,7 +257,7 @@ def _notes(pictures: Sequence[Pictures]) -> list[str]:
 def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, Any]]:
     """KID of lesions of one size against real ones of that size."""
     found = []
-    for name, (low, high) in SIZE_CLASSES.items():
+    for name, (low, high) in SIZES.items():
         parts, groups = [], []
         for p in pictures:
             features = p.features[encoder.name, "lesion"]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from polypforge.core.images import brightest_channel, shrunk_size
 from polypforge.core.intervals import group_weights
 from polypforge.core.types import Image, Mask
+from polypforge.masks.attributes import SIZES
 from polypforge.masks.shapes import dilate, rim
 
-SIZES = {"small": (0.0, 0.03), "medium": (0.03, 0.12), "large": (0.12, 1.01)}  # lesion area / image area
 FLAT_LOOKING = 8.0  # CIELAB distance between lesion and surroundings below which a lesion counts as flat-looking
 
 CONTRAST_PX = 160  # longer side at which colours are compared
@@ -117,7 +117,7 @@ def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed:
     imagewise = {name: {"value": float(v.mean()), "interval": _quantiles(weights @ v / weights.sum(1))} for name, v in each.items()}
     pooled = weights @ counts
     micro = {n: {"value": float(m(counts.sum(1)).mean()), "interval": _quantiles(m(pooled).mean(0))} for n, m in MEASURES.items()}
-    kinds = {f"{name} lesions": [low <= s.size < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
+    kinds = {f"{name} lesions": [low <= np.sqrt(s.size) < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
     kinds |= {"flat-looking": [s.contrast < FLAT_LOOKING for s in scores], "raised-looking": [s.contrast >= FLAT_LOOKING for s in scores]}
     kinds["without lesion"] = [s.size == 0 for s in scores]
     by = {}

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from polypforge.core.types import Attributes
+from polypforge.masks.attributes import SIZES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ BANKS = {"polyp": POLYP_BANK, "fundus": FUNDUS_BANK}
 def describe(bank: Bank, lesion: Attributes | Mapping[str, float]) -> str:
     """The bank's words for measured (or asked) attributes; what can't be measured stays unsaid. Unknown attributes are passed over."""
     known = asdict(lesion) if isinstance(lesion, Attributes) else dict(lesion)
-    said: dict[str, str] = {"size": _band(known.get("size"), (0.2, 0.35), ("small", "medium", "large"))}
+    said: dict[str, str] = {"size": _band(known.get("size"), (SIZES["medium"][0], SIZES["large"][0]), ("small", "medium", "large"))}
     redness, light = known.get("delta_a"), known.get("delta_l")
     if redness is not None and light is not None:
         said["colour"] = "reddish" if redness > 8 else "pale" if light > 6 else ""
