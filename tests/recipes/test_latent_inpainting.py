@@ -273,3 +273,15 @@ def test_lora_of_a_controlnet_keeps_the_controlnet(pipelines, cases, tmp_path):
     again = load_recipe(tmp_path)
     ours, theirs = recipe.backbone.control.state_dict(), again.backbone.control.state_dict()
     assert all(torch.allclose(v, theirs[k]) for k, v in ours.items())
+
+
+def test_more_steps_than_the_checkpoints_schedule_has_are_refused(pipelines):
+    recipe = make("polyp_gen", pipelines["inpaint"])
+    times = recipe.diffusion.config.schedule.steps
+    recipe.set_steps(times)
+    with pytest.raises(UserError, match=f"a schedule of {times} steps can't be walked in {times + 1}"):
+        recipe.set_steps(times + 1)
+    assert recipe.config.steps == times
+    with pytest.raises(UserError, match="can't be walked"):
+        make("polyp_gen", pipelines["inpaint"], steps=times + 1)
+    make("polyp_gen", pipelines["inpaint"], steps=times + 1, spacing="karras")  # between the schedule's ends there are as many as one likes

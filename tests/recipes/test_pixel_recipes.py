@@ -268,3 +268,12 @@ def test_a_frame_view_holds_the_region_wherever_it_lies(first_stage):
 def test_styling_without_encoders_is_refused(first_stage):
     with pytest.raises(UserError, match="styling needs encoders"):
         make("diffuse_gen", first_stage, styling={"enabled": True, "start": 4})
+
+
+@pytest.mark.parametrize("name", ["polyp_ddpm", "diffuse_gen"])
+def test_more_steps_than_the_schedule_has_are_refused(name):
+    cls = recipe_class(name)
+    with pytest.raises(UserError, match="--steps 5000: a schedule of .* steps can't be walked in 5000"):
+        cls.with_steps(cls.config_class(), 5000)
+    with pytest.raises(ValueError, match="can't be walked in 5000"):
+        CondPolypDiffConfig(mask_steps=5000)

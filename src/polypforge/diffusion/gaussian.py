@@ -133,10 +133,13 @@ class GaussianDiffusion:
         return DiscreteDenoiser(self, network, clip)
 
     def spaced(self, steps: int, spacing: str = "even") -> Tensor:
-        """(steps + 1,) levels falling to 0: "even" in the schedule's times, or "karras" (EDM) between its ends."""
+        """(steps + 1,) levels falling to 0: "even" in the schedule's times, or "karras" (EDM) between its ends.
+
+        Raises ValueError for more even steps than the schedule has times.
+        """
         if spacing == "karras":
             return karras_sigmas(steps, float(self.sigmas[0]), float(self.sigmas[-1]))
-        return self.config.schedule.spaced_sigmas(min(steps, self.config.schedule.steps))
+        return self.config.schedule.spaced_sigmas(steps)
 
 
 class DiscreteDenoiser:

@@ -66,6 +66,11 @@ class Schedule:
         if self.steps < 2 or not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError("a schedule needs 2 steps or more and 0 < beta_start <= beta_end < 1")
 
+    def refuse_steps(self, count: int) -> None:
+        """Raises ValueError when the schedule has no `count` times to visit."""
+        if not 1 <= count <= self.steps:
+            raise ValueError(f"a schedule of {self.steps} steps can't be walked in {count}")
+
     def alpha_bars(self) -> Tensor:
         """(T,) float64: the share of signal variance left after step t."""
         return torch.from_numpy(np.cumprod(1 - SCHEDULES[self.name](self.steps, self.beta_start, self.beta_end)))
@@ -77,8 +82,7 @@ class Schedule:
 
     def spaced_times(self, count: int) -> Tensor:
         """(count,) int64, decreasing from T - 1 to 0, as even as integers allow (the respacing of Nichol & Dhariwal 2021)."""
-        if not 1 <= count <= self.steps:
-            raise ValueError(f"a schedule of {self.steps} steps can't be walked in {count}")
+        self.refuse_steps(count)
         return torch.linspace(self.steps - 1, 0, count, dtype=torch.float64).round().long()
 
     def spaced_sigmas(self, count: int) -> Tensor:

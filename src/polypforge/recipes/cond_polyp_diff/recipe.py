@@ -70,8 +70,10 @@ class CondPolypDiffConfig:
     min_thickness_px: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1 or self.mask_steps < 1 or self.image_steps < 1:
-            raise ValueError("eta lies between 0 and 1, steps are at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ValueError("eta lies between 0 and 1")
+        self.mask_diffusion.schedule.refuse_steps(self.mask_steps)
+        self.image_diffusion.schedule.refuse_steps(self.image_steps)
         step_px = self.image_unet.step_px * 2 ** (len(self.first_stage_shape.widths) - 1)
         if self.mask_px % self.mask_unet.step_px or self.size_px % step_px:
             raise ValueError(

@@ -76,8 +76,9 @@ class DiffuseGenConfig:
             raise ValueError("models is per_cluster or one; view is frame or window")
         if self.clusters < 1 or self.smallest_cluster < 1:
             raise ValueError("clusters and smallest_cluster are at least 1")
-        if self.steps < 1 or self.jump_length < 1 or self.resamples < 1:
-            raise ValueError("steps, jump_length and resamples are at least 1")
+        self.diffusion.schedule.refuse_steps(self.steps)
+        if self.jump_length < 1 or self.resamples < 1:
+            raise ValueError("jump_length and resamples are at least 1")
         if self.styling.enabled and not 0 < self.styling.start < self.steps:
             raise ValueError("styling.start must lie between 1 and steps - 1")
 

@@ -86,8 +86,22 @@ class LatentInpainting(Recipe):
         channels = 9 if self.condition == CHANNELS else 4
         self.backbone = backbone or build_backbone(config.backbone, channels, self.words, self.condition == CONTROL)
         self.diffusion = GaussianDiffusion(diffusion_of(self.backbone.scheduler, config.snr_gamma))
+        self._refuse_steps(config)
         self.cache = LatentCache()
         self._noticed: set[str] = set()
+
+    def set_steps(self, steps: int) -> None:
+        chosen = self.with_steps(self.config, steps)
+        self._refuse_steps(chosen)
+        self.config = chosen
+
+    def _refuse_steps(self, config: LatentInpaintingConfig) -> None:
+        """Only the backbone knows how many times its schedule has."""
+        try:
+            if config.spacing == "even":
+                self.diffusion.config.schedule.refuse_steps(config.steps)
+        except ValueError as error:
+            raise UserError(f"steps: {config.steps}: {error}.") from None
 
     # Training
 

@@ -46,8 +46,7 @@ class PolypDDPMConfig:
     def __post_init__(self) -> None:
         if self.size_px % self.unet.step_px:
             raise ValueError(f"size_px must be a multiple of {self.unet.step_px}, as this U-Net halves its images")
-        if not 1 <= self.steps <= self.diffusion.schedule.steps:
-            raise ValueError(f"a schedule of {self.diffusion.schedule.steps} steps can't be walked in {self.steps}")
+        self.diffusion.schedule.refuse_steps(self.steps)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is one of {', '.join(SAMPLERS)}")
 
