@@ -48,10 +48,10 @@ def tube_radius(rng: np.random.Generator, z: Map, angle: Map) -> Map:
     return np.maximum(radius, 0.15)
 
 
-def look_into(rng: np.random.Generator, size: int) -> Colon:
-    """Choose a viewpoint and render the tube's depth and angle at (size, size)."""
+def look_into(rng: np.random.Generator, size: int, wall: bool = False) -> Colon:
+    """Choose a viewpoint and render the tube's depth and angle at (size, size). wall: the lumen lies out of sight."""
     focal = size * rng.uniform(0.42, 0.62)
-    away = rng.uniform(0.05, 0.62) * size
+    away = rng.uniform(0.05, 0.62) * size + (0.6 * size if wall else 0.0)
     toward = rng.uniform(0, 2 * np.pi)
     lumen = (size / 2 + away * np.cos(toward), size / 2 + away * np.sin(toward))
 
@@ -62,7 +62,7 @@ def look_into(rng: np.random.Generator, size: int) -> Colon:
     seen = focal * np.maximum(radius + bend[None] * z[:, None] ** 1.3, 0.02) / z[:, None]
     seen = np.minimum.accumulate(seen, 0)  # a fold hides what lies behind it
 
-    reach = np.linspace(0, 1.25 * size, RADII, dtype=np.float32)
+    reach = np.linspace(0, (1.9 if wall else 1.25) * size, RADII, dtype=np.float32)
     table = np.stack([np.interp(reach, seen[::-1, k], z[::-1]) for k in range(ANGLES)], 1).astype(np.float32)
     table = np.concatenate([table[:, -1:], table, table[:, :2]], 1)  # wrap for interpolation
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.phantom.colon import Colon
+from polypforge.phantom.variety import PLAIN, Variety
 
 Map = NDArray[np.float32]
 KINDS = ("sessile", "pedunculated", "flat")
@@ -31,14 +32,14 @@ class Polyp:
     seed: int
 
 
-def sample_polyp(rng: np.random.Generator, colon: Colon, field: NDArray[np.bool_]) -> Polyp | None:
+def sample_polyp(rng: np.random.Generator, colon: Colon, field: NDArray[np.bool_], variety: Variety = PLAIN) -> Polyp | None:
     """A polyp on a lit wall in the field of view; None when no place was found in 40 trials."""
     size = field.shape[0]
     kind = str(rng.choice(KINDS, p=[0.5, 0.22, 0.28]))
     for _ in range(40):
         x, y = rng.uniform(0.1, 0.9, 2) * size
         depth = float(colon.depth[int(y), int(x)])
-        radius = size * rng.choice([0.06, 0.11, 0.18], p=[0.35, 0.4, 0.25]) * rng.uniform(0.75, 1.35)
+        radius = size * rng.choice(variety.radii, p=variety.radius_shares) * rng.uniform(0.75, 1.35)
         if field[int(y), int(x)] and depth < 3.2 and np.hypot(x - colon.lumen[0], y - colon.lumen[1]) > 0.8 * radius:
             break
     else:
@@ -46,7 +47,7 @@ def sample_polyp(rng: np.random.Generator, colon: Colon, field: NDArray[np.bool_
     height = {"sessile": rng.uniform(0.55, 1.0), "pedunculated": rng.uniform(0.9, 1.3), "flat": rng.uniform(0.16, 0.34)}[kind]
     return Polyp(
         kind, x, y, radius, rng.uniform(0.62, 1.0), rng.uniform(0, np.pi), height,
-        redness=rng.normal(0.10, 0.11), pallor=rng.normal(0.02, 0.07), pits=rng.uniform(0.2, 1.0),
+        redness=rng.normal(0.10, 0.11 * variety.colours), pallor=rng.normal(0.02, 0.07 * variety.colours), pits=rng.uniform(0.2, 1.0),
         seed=int(rng.integers(2**31)),
     )  # fmt: skip
 

@@ -14,35 +14,49 @@ from polypforge.masks.shapes import component_boxes
 from polypforge.phantom.colon import Colon, look_into
 from polypforge.phantom.lesion import Polyp, profile, sample_polyp
 from polypforge.phantom.noise import fractal, octave, ridges, wrap_sample
+from polypforge.phantom.variety import PLAIN, Variety
+from polypforge.phantom.video import beside_panel, put_instrument, shaken
 
 Map = NDArray[np.float32]
 TEXTURE = 384
 LEAST_PX = 64
 
 
-def render(seed: int, size: int = 256, polyps: int | None = None, overlay: bool = False) -> Case:
+def render(seed: int, size: int = 256, polyps: int | None = None, overlay: bool = False, variety: Variety = PLAIN) -> Case:
     """One frame. Deterministic by `seed`.
 
     size: side in pixels (>= 64). polyps: how many to place; None draws 0 (25 %), 1 (60 %), 2 or 3. overlay: burn in text and
-    an inset position box, as endoscopes do. The mask is exact before blur and noise; `provenance["phantom"]` lists each polyp.
+    an inset position box, as endoscopes do. variety: how much frames differ; some are wider than `size` then. The mask is exact before
+    blur and noise; `provenance["phantom"]` lists each polyp.
     """
     if size < LEAST_PX:
         raise ValueError(f"a phantom frame needs at least {LEAST_PX} pixels a side, not {size}")
     rng = numpy_rng("phantom", seed)
-    colon = look_into(rng, size)
+    odd = numpy_rng("phantom variety", seed)  # so that a plain frame stays what it is
+    walls, dyed, tool, panel, moved = odd.random(5) < (variety.walls, variety.dye, variety.instruments, variety.panels, variety.shaken)
+    colon = look_into(rng, size, wall=bool(walls))
     field = field_shape(rng, size)
     count = int(rng.choice(4, p=[0.25, 0.6, 0.11, 0.04])) if polyps is None else polyps
-    chosen = [p for p in (sample_polyp(rng, colon, field) for _ in range(count)) if p is not None]
+    chosen = [p for p in (sample_polyp(rng, colon, field, variety) for _ in range(count)) if p is not None]
 
     depth, mask, tint = _raise_polyps(colon, chosen, size)
     colour = _mucosa(rng, colon, depth, tint, mask)
+    if dyed:
+        colour = _dyed(odd, colour, chosen, mask)
     rgb = _light(rng, colon, depth, colour)
     rgb = _camera(rng, rgb)
+    if tool:
+        rgb, hidden = put_instrument(odd, rgb, field)
+        mask &= ~hidden
+    if moved:
+        rgb = shaken(odd, rgb)
     image = np.where(field[..., None], rgb, 0)
     image = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     mask &= field
     if overlay:
         mask &= ~_burn_in(rng, image)
+    if panel:
+        image, mask = beside_panel(odd, image, mask)
     return Case(
         name=f"phantom-{seed:06d}",
         image=image,
@@ -121,6 +135,19 @@ def _mucosa(rng: np.random.Generator, colon: Colon, depth: Map, tint: Map, mask:
         dirt = dirt[..., None] * np.where(mask, 0.2, 1.0)[..., None]
         albedo = albedo * (1 - 0.75 * dirt) + dirt * np.float32([0.62, 0.46, 0.12]) * 0.75
     return np.clip(albedo, 0.02, 1.0).astype(np.float32)
+
+
+def _dyed(rng: np.random.Generator, albedo: Map, polyps: list[Polyp], mask: NDArray[np.bool_]) -> Map:
+    """Blue dye under and around the polyps, or somewhere on the wall; the polyps take little of it."""
+    size = albedo.shape[0]
+    ys, xs = np.mgrid[0:size, 0:size].astype(np.float32)
+    near = np.zeros((size, size), np.float32)
+    for polyp in polyps:
+        reach = polyp.radius_px * rng.uniform(1.3, 2.6)
+        near = np.maximum(near, np.exp(-((xs - polyp.x) ** 2 + (ys - polyp.y) ** 2) / (2 * reach**2)))
+    spread = np.clip(0.8 * near + 0.35 * fractal(rng, size, 4, 3) - rng.uniform(0, 0.3), 0, 0.85) * np.where(mask, rng.uniform(0.1, 0.5), 1)
+    tone = np.float32([0.28, 0.45, 0.52]) + rng.normal(0, 0.05, 3).astype(np.float32)
+    return (albedo + spread[..., None] * (tone - albedo)).astype(np.float32)
 
 
 def _light(rng: np.random.Generator, colon: Colon, depth: Map, albedo: Map) -> Map:

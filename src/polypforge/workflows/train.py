@@ -25,6 +25,7 @@ from polypforge.models.first_stage import FirstStage
 from polypforge.models.locate import STARTER, is_local, locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import LEAST_PX, render
+from polypforge.phantom.variety import VARIETIES
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
 from polypforge.recipes import Job, Recipe, UntrainedRecipe
 from polypforge.reporting.panels import edit_strip, sheet
@@ -47,13 +48,17 @@ NAMED_MODELS = ("first_stage", "features", "perceptual", "semantics")  # keys th
 
 @dataclass(frozen=True)
 class PhantomMix:
-    """frames: how many phantom frames join the training cases. size: their side in pixels. first_seed: of the first frame."""
+    """frames: how many phantom frames join the training cases. size: their side in pixels. first_seed: of the first frame. variety: plain,
+    or varied as the videos of several hospitals."""
 
     frames: int = 0
     size: int = 400
     first_seed: int = 0
+    variety: str = "plain"
 
     def __post_init__(self) -> None:
+        if self.variety not in VARIETIES:
+            raise ValueError(f"variety is one of {', '.join(VARIETIES)}")
         if self.frames < 0 or self.size < LEAST_PX:
             raise ValueError(f"frames is not negative, and size at least {LEAST_PX}")
 
@@ -160,9 +165,10 @@ def train(
     unwanted = set(leave_out)
     train_cases = [c.load() for o in opened for c in o.cases("train") if c.name not in unwanted]
     held_cases = [c.load() for o in opened for c in o.cases("val")]
-    train_cases += [render(phantom.first_seed + i, phantom.size) for i in range(phantom.frames)]
+    variety = VARIETIES[phantom.variety]
+    train_cases += [render(phantom.first_seed + i, phantom.size, variety=variety) for i in range(phantom.frames)]
     if not held_cases:
-        held_cases = [render(10**6 + i, phantom.size) for i in range(16)]
+        held_cases = [render(10**6 + i, phantom.size, variety=variety) for i in range(16)]
     console.print(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
