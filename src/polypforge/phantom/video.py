@@ -35,7 +35,7 @@ def put_instrument(rng: np.random.Generator, rgb: Map, field: Mask) -> tuple[Map
         axes = (size * rng.uniform(0.06, 0.16), size * rng.uniform(0.03, 0.1))
         centre = tip + along * axes[0]
         degrees = float(np.degrees(np.arctan2(along[1], along[0])))
-        cv2.ellipse(loop, ((*centre.tolist(),), (2 * axes[0], 2 * axes[1]), degrees), 255, max(1, size // 110), cv2.LINE_AA)
+        cv2.ellipse(loop, (tuple(centre.tolist()), (2 * axes[0], 2 * axes[1]), degrees), 255, max(1, size // 110), cv2.LINE_AA)
         out = out + (np.float32(0.8) - out) * (loop.astype(np.float32) / 255)[..., None]
     return np.where(field[..., None], out, rgb).astype(np.float32), shaft & field
 
