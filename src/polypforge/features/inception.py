@@ -106,29 +106,25 @@ class FidInception(Encoder):
 
 
 def _fused(net: Inception3) -> Inception3:
-    """The same network with every batch norm folded into its convolution."""
+    """The same network with every batch norm folded into its convolution, weights in the layout that they are multiplied in."""
     for block in net.modules():
         if isinstance(block, BasicConv2d) and isinstance(block.bn, nn.BatchNorm2d):
             block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
-    return net
+    return net.to(memory_format=torch.channels_last)
 
 
 def tensorflow_resize(image: Image, size: int = INPUT_PX) -> NDArray[np.float32]:
     """(H, W, 3) uint8 -> (size, size, 3) float32 in 0..255: bilinear without antialiasing, corners at (0, 0), as TensorFlow 1 did."""
-    rows, columns = (_bilinear(n, size) for n in image.shape[:2])
-    tall = np.einsum("ah,hwc->awc", rows, image.astype(np.float32), optimize=True)
-    return np.einsum("bw,awc->abc", columns, tall, optimize=True)
+    return _interpolated(_interpolated(image.astype(np.float32), size, axis=0), size, axis=1)
 
 
-def _bilinear(length: int, size: int) -> NDArray[np.float32]:
-    """(size, length) weights."""
+def _interpolated(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
+    length = values.shape[axis]
     places = np.arange(size, dtype=np.float32) * np.float32(length / size)
     low = places.astype(int)
-    weights = np.zeros((size, length), np.float32)
-    share = places - low
-    np.add.at(weights, (np.arange(size), low), 1 - share)
-    np.add.at(weights, (np.arange(size), np.minimum(low + 1, length - 1)), share)
-    return weights
+    share = np.expand_dims(places - low, tuple(k for k in range(values.ndim) if k != axis)).astype(np.float32)
+    before, after = values.take(low, axis), values.take(np.minimum(low + 1, length - 1), axis)
+    return before + (after - before) * share
 
 
 def clean_resize(image: Image, size: int = INPUT_PX) -> NDArray[np.float32]:
