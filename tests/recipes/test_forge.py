@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.data.prepared import prepare
+from polypforge.diffusion.solver import Solver
 from polypforge.masks.shapes import bounding_box, box_mask, enlarge, inner_distance, polygon_mask
 from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
@@ -271,9 +272,31 @@ def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
         Graft(GraftConfig()).set_steps(4)
 
 
+def test_distilled_steps_draw_where_there_are_as_many_and_nothing_to_set_out_from(tiny_forge, frame):
+    solver = Solver((150.0, 1.0, 0.0), ((1.0,), (-0.5, 1.5)))
+    plain, few = replace(TINY, base_steps=2), replace(TINY, base_steps=2, few_steps=(solver,))
+    draft = tiny_forge.generate([job(frame)])
+    drawn, redrawn = [], []
+    seen = []
+    hook = tiny_forge.base.register_forward_hook(lambda _, given, __: seen.append(float(given[1][0])))
+    for config in (plain, few):
+        tiny_forge.config = config
+        drawn.append(tiny_forge.generate([job(frame)])[0].image)
+        redrawn.append(tiny_forge.redraw([job(frame)], draft, 0.6)[0].image)
+    hook.remove()
+    assert (drawn[0] != drawn[1]).any() and (redrawn[0] == redrawn[1]).all()
+    assert seen[4:6] == pytest.approx([1 / 151, 0.5])
+    tiny_forge.set_steps(3)
+    assert tiny_forge.config.solver() is None and few.solver() == solver
+    with pytest.raises(ValueError, match="one solver for each"):
+        replace(TINY, few_steps=(solver, solver))
+
+
 def test_save_and_load(tiny_forge, frame, tmp_path):
+    tiny_forge.config = replace(TINY, few_steps=(Solver((150.0, 1.0, 0.0), ((1.0,), (-0.5, 1.5))),))
     tiny_forge.save_pretrained(tmp_path / "m")
     twin = load_recipe(tmp_path / "m")
+    assert twin.config == tiny_forge.config
     ours, theirs = (r.generate([job(frame)])[0].image.astype(int) for r in (tiny_forge, twin))
     assert np.abs(ours - theirs).max() <= 1  # weights lie elsewhere in memory, where some processors sum in another order
     assert all(torch.equal(a, b) for a, b in zip(tiny_forge.state_dict().values(), twin.state_dict().values(), strict=True))

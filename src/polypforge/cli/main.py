@@ -182,6 +182,31 @@ def train(
     emit(result, as_json, text)
 
 
+@app.command()
+def distill(
+    data: Annotated[Path, typer.Argument(help="Frames to learn from: the training split of a data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights with what was found. The same command resumes it.")],
+    model: Annotated[str, typer.Option(help="Weights of forge: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
+    steps: Annotated[list[int] | None, typer.Option(help="A number of steps, 2 to 8; may be repeated. By default 2, 3 and 4.")] = None,
+    num: Annotated[int, typer.Option(help="How many requests it learns from.")] = 32,
+    layout: Layout = "auto",
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: JsonOut = False,
+) -> None:
+    """Fit few steps of the sampler to what given weights of forge draw in many; `--steps` of generate and expand then uses them."""
+    from polypforge.workflows.distill import STEPS
+    from polypforge.workflows.distill import distill as run
+
+    result = run(
+        data, out, model=model, steps=steps or STEPS, num=num, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline
+    )
+    lines = [f"{f['steps']} steps: {f['distance']:.3f} from what many steps draw, not {f['plain']:.3f}" for f in result["fitted"]]
+    emit(result, as_json, "\n".join([*lines, result["model"]]))
+
+
 for command in (plan, references, propose, gate, audit, evaluate, downstream, bench):
     app.command()(command)
 

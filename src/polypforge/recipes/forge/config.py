@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from polypforge.diffusion.solver import Solver
 from polypforge.models.unet import UNetShape
 
 MOST_GRAIN = 8.0  # a coarser texture would need more of the drawing around a region than is brought into the frame
@@ -23,7 +24,8 @@ class ForgeConfig:
     fooling_weight: of the critic's say on details, beside the error against the real image (0: no critic). learns: which stages do; the
     other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
     of 256 (0: none). glints: share of the drawn tissue's reflected light that is drawn together into sharp wet spots. base_steps,
-    guidance, base_shift: the sampler's defaults.
+    guidance, base_shift: the sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one
+    that takes base_steps steps, if any, is the sampler.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -49,6 +51,7 @@ class ForgeConfig:
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
+    few_steps: tuple[Solver, ...] = ()
 
     def __post_init__(self) -> None:
         if self.detail_px % self.base_px or self.base_px % self.base.patch_px or self.detail_crop_px % self.detail.patch_px:
@@ -65,3 +68,9 @@ class ForgeConfig:
             raise ValueError(f"grain lies between 0 and {MOST_GRAIN:g}")
         if not 0 <= self.glints <= 1:
             raise ValueError("glints is a share between 0 and 1")
+        if len({s.steps for s in self.few_steps}) < len(self.few_steps):
+            raise ValueError("few_steps has at most one solver for each number of steps")
+
+    def solver(self) -> Solver | None:
+        """What was distilled for so many steps, if anything was."""
+        return next((s for s in self.few_steps if s.steps == self.base_steps), None)

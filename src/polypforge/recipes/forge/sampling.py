@@ -21,6 +21,7 @@ from polypforge.core.types import NORMAL, POLYP, Case, Mask
 from polypforge.diffusion.flow import as_denoiser, sigma_steps
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
+from polypforge.diffusion.solver import solve
 from polypforge.masks.attributes import measure
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
@@ -70,9 +71,7 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job], drafts: Drafts | None = None) -> list[Case]:
     """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch."""
     device = next(base.parameters()).device
-    views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
-    shown = _threads(partial(View.planes, size=config.detail_px), views)
-    image, region, field = (torch.stack(parts).to(device) for parts in zip(*shown, strict=True))
+    views, (image, region, field) = shown(config, jobs, device)
     if drafts:
         vector = drafts.vectors(jobs, views)
     else:
@@ -83,6 +82,14 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     with fast_inference(device):
         state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
     return _threads(partial(finish, config), jobs, views, channels_last(state))
+
+
+def shown(config: ForgeConfig, jobs: Sequence[Job], device: torch.device) -> tuple[list[View], tuple[Tensor, Tensor, Tensor]]:
+    """Where the jobs look, and what is seen there: image (B, 3, S, S) in [-1, 1], region and field (B, 1, S, S) as 0 / 1, on `device`."""
+    views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
+    planes = _threads(partial(View.planes, size=config.detail_px), views)
+    image, region, field = (torch.stack(parts).to(device) for parts in zip(*planes, strict=True))
+    return views, (image, region, field)
 
 
 def _threads(function: Callable[..., T], *items: Sequence[Any] | NDArray) -> list[T]:
@@ -119,6 +126,15 @@ def _sigmas(steps: int, shift: float, strength: float) -> Tensor:
     return sigma_steps(max(2, round(steps * strength)), shift, first_time=1 - strength)
 
 
+def conditions(
+    config: ForgeConfig, image: Tensor, region: Tensor, field: Tensor, vector: Tensor
+) -> tuple[tuple[dict[str, Tensor], dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
+    """What the base stage is given, what it is given when nothing is asked for, and the three planes at its size."""
+    small = shrink(image, region, field, config.detail_px // config.base_px)
+    asked = {"context": context(*small), "vector": vector}
+    return (asked, asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}), small
+
+
 def _sample(
     config: ForgeConfig,
     base: BaseStage,
@@ -133,14 +149,18 @@ def _sample(
 ) -> Tensor:
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
-    small_image, small_region, small_field = shrink(image, region, field, factor)
-    asked = {"context": context(small_image, small_region, small_field), "vector": vector}
-    null = asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}
-    sigmas = _sigmas(config.base_steps, config.base_shift, strength).to(image.device)
-    start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
-    if sketch is not None:
-        start = start + F.avg_pool2d(sketch, factor)
-    coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, (asked, null)).clamp(-1, 1)
+    cond, (small_image, small_region, _) = conditions(config, image, region, field, vector)
+    denoise, solver = guided(as_denoiser(base), config.guidance), config.solver()
+    noise = noise_of(seeds, 0, config.base_px).to(image)
+    if solver is not None and sketch is None:
+        coarse = solve(solver, denoise, noise * solver.sigmas[0], cond)
+    else:
+        sigmas = _sigmas(config.base_steps, config.base_shift, strength).to(image.device)
+        start = noise * sigmas[0]
+        if sketch is not None:
+            start = start + F.avg_pool2d(sketch, factor)
+        coarse = dpmpp_2m(denoise, start, sigmas, cond)
+    coarse = coarse.clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)

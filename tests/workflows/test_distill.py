@@ -1,0 +1,115 @@
+"""`distill`: few steps that come nearer to many, for given weights, without touching them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import polypforge.recipes.forge.distill as stage
+import polypforge.workflows.distill as workflow
+from polypforge.core.errors import UserError
+from polypforge.core.files import sha256_of
+from polypforge.data.folder import write_data_set
+from polypforge.recipes import Job, load_recipe
+from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
+from polypforge.workflows.distill import distill
+from polypforge.workflows.generate import generate_cases
+from polypforge.workflows.opened import open_checked
+from polypforge.workflows.plan import make_planner
+from tests.command_line import polypforge
+
+
+@pytest.fixture
+def given(tiny_forge, polyps, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "MANY", 12)
+    monkeypatch.setattr("polypforge.diffusion.solver.ROUNDS", 3)
+    write_data_set(tmp_path / "data", polyps[:4])
+    tiny_forge.save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def test_few_steps_come_nearer_to_many_and_the_weights_stay(given):
+    found = distill(given / "data", given / "out", model=str(given / "model"), steps=(3, 2), num=4, device="cpu")
+    assert [f["steps"] for f in found["fitted"]] == [2, 3]
+    assert all(f["distance"] <= f["plain"] for f in found["fitted"])
+    before, after = load_recipe(given / "model"), load_recipe(given / "out" / "model")
+    assert all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True))
+    assert [s.steps for s in after.config.few_steps] == [2, 3]
+    opened = open_checked(given / "data", min_cases=1)
+    requests = make_planner(opened, opened.loader(), 5, before).requests(0)
+    jobs = [Job(r, opened.loader()(r.background)) for r in requests]
+    images = {}
+    for name, recipe in (("before", before), ("after", after)):
+        for steps in (2, 5):
+            recipe.set_steps(steps)
+            images[name, steps] = recipe.generate(jobs)[0].image
+    assert (images["before", 2] != images["after", 2]).any()
+    assert np.abs(images["before", 5].astype(int) - images["after", 5]).max() <= 1
+
+
+def test_it_goes_on_behind_what_it_found_and_may_be_asked_for_more(given, monkeypatch):
+    options = {"model": str(given / "model"), "num": 2, "device": "cpu"}
+
+    def stopped(config, base, jobs, steps, tell):
+        yield from stage.distilled(config, base, jobs, steps[:1], tell)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "distilled", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            distill(given / "data", given / "out", steps=(2, 3), **options)
+    first = sha256_of(given / "out" / "solver-2.json")
+    assert not (given / "out" / "model").exists()
+    fitted = []
+
+    def listed(config, base, jobs, steps, tell):
+        fitted.extend(steps)
+        yield from stage.distilled(config, base, jobs, steps, tell)
+
+    monkeypatch.setattr(workflow, "distilled", listed)
+    distill(given / "data", given / "out", steps=(2, 3), **options)
+    assert fitted == [3] and sha256_of(given / "out" / "solver-2.json") == first
+    with pytest.raises(UserError, match="holds a run with num = 2, not 3"):
+        distill(given / "data", given / "out", **options | {"num": 3})
+
+
+def test_what_was_distilled_survives_training_on_and_draws(given):
+    distill(given / "data", given / "out", model=str(given / "model"), steps=(2,), num=2, device="cpu")
+    made = generate_cases(given / "data", given / "cases", model=str(given / "out"), num=2, steps=2, device="cpu")
+    assert made["made"] >= 2
+    again = distill(given / "data", given / "more", model=str(given / "out"), steps=(3,), num=2, device="cpu")
+    assert [s.steps for s in load_recipe(given / "more" / "model").config.few_steps] == [2, 3] and again["seconds"] > 0
+
+
+@pytest.mark.parametrize(("steps", "num", "message"), [((1,), 4, "2 to 8"), ((9,), 4, "2 to 8"), ((), 4, "2 to 8"), ((2,), 0, "--num 0")])
+def test_impossible_numbers_leave_nothing(given, steps, num, message):
+    with pytest.raises(UserError, match=message):
+        distill(given / "data", given / "out", model=str(given / "model"), steps=steps, num=num)
+    assert not (given / "out").exists()
+
+
+def test_other_weights_and_edited_results_are_named(given):
+    CopyPaste(CopyPasteConfig()).save_pretrained(given / "paste")
+    with pytest.raises(UserError, match="weights of copy_paste: only those of forge"):
+        distill(given / "data", given / "out", model=str(given / "paste"))
+    with pytest.raises(UserError, match="inside each other"):
+        distill(given / "data", given / "data" / "out", model=str(given / "model"))
+    distill(given / "data", given / "out", model=str(given / "model"), steps=(2,), num=2, device="cpu")
+    kept = given / "out" / "solver-2.json"
+    values = json.loads(kept.read_text())
+    values["solver"]["sigmas"][0] = 0.0
+    kept.write_text(json.dumps(values))
+    shutil.rmtree(given / "out" / "model")
+    with pytest.raises(UserError, match="solver-2.json: solver: the sigmas of a solver fall"):
+        distill(given / "data", given / "out", model=str(given / "model"), steps=(2,), num=2, device="cpu")
+
+
+def test_the_command(given, capsys):
+    words = ("distill", given / "data", "--out", given / "out", "--model", given / "model", "--steps", "2", "--num", "2")
+    assert polypforge(*words) in (0, None)
+    shown = capsys.readouterr()
+    assert "2 steps: " in shown.out and str(given / "out" / "model") in shown.out and "min at most" in shown.err
+    assert polypforge(*words, "--json") in (0, None)
+    assert json.loads(capsys.readouterr().out)["fitted"][0]["steps"] == 2
