@@ -22,12 +22,13 @@ def bench(
     model: Annotated[str, typer.Option(help="Weights of forge: a run folder, a saved folder, or starter:forge.")] = "starter:forge",
     batch_size: BatchSize = 8,
     device: Device = "auto",
+    offline: Offline = False,
     as_json: JsonOut = False,
 ) -> None:
     """How fast is it here? Ours against the usual alternative, with the same weights, in one process; and how cost grows."""
     from polypforge.workflows.bench import bench as run
 
-    result = run(out, only or (), rounds=rounds, side_px=side, batch_size=batch_size, model=model, device=device)
+    result = run(out, only or (), rounds=rounds, side_px=side, batch_size=batch_size, model=model, device=device, offline=offline)
     emit(result, as_json, (out / "bench.md").read_text() + f"\n{out / 'bench.md'}")
 
 

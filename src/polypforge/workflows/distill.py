@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -69,11 +70,11 @@ def distill(
     if missing:
         _fit(recipe.float().to(device_of(device)), opened, out, missing, num, seed)
     found = [from_dict(Fitted, read_json_object(_kept(out, count)), str(_kept(out, count))) for count in asked]
-    final = load_recipe(folder)  # in the format it was saved in
-    others = [s for s in final.config.few_steps if s.steps not in asked]
-    final.config = replace(final.config, few_steps=tuple(sorted([*others, *(f.solver for f in found)], key=lambda s: s.steps)))
+    others = [s for s in recipe.config.few_steps if s.steps not in asked]
+    recipe.config = replace(recipe.config, few_steps=tuple(sorted([*others, *(f.solver for f in found)], key=lambda s: s.steps)))
     with whole_folder(out / "model") as target:
-        final.save_pretrained(target)
+        shutil.copytree(folder, target, dirs_exist_ok=True)  # the weights as they are, in their format
+        recipe.save_config(target)
     distances = [{"steps": f.solver.steps, "distance": round(f.distance, 4), "plain": round(f.plain_distance, 4)} for f in found]
     return {"model": str(out / "model"), "fitted": distances, "seconds": round(time.monotonic() - started, 1)}
 

@@ -15,7 +15,7 @@ import torch
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json, write_text
-from polypforge.models.locate import locate, weights_hash
+from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.reporting.bench import growth_figure, markdown
 from polypforge.workflows.bench.contest import Contest, Timed
 from polypforge.workflows.bench.gating import gating
@@ -50,6 +50,7 @@ def bench(
     batch_size: int = 8,
     model: str = "starter:forge",
     device: str = "auto",
+    offline: bool = False,
 ) -> dict[str, Any]:
     """Time the named contests, by default all, and write OUT/bench.md, bench.json and growth.png.
 
@@ -62,6 +63,7 @@ def bench(
             raise UserError(f"there is no contest '{name}': choose among {', '.join([*CONTESTS, GROWTH])}.")
     if rounds < 2 or batch_size < 1 or not 64 <= side_px <= 2048:
         raise UserError("a ratio's interval needs at least 2 rounds, a batch at least one image, and frames have 64 to 2048 pixels a side.")
+    set_offline(offline)
     where = torch.device(device_of(device))
     if "sampling" in chosen or GROWTH in chosen:
         generator_source("forge", model)  # before anything is written

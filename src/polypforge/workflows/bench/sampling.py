@@ -41,7 +41,12 @@ def sampling(setting: Setting) -> Contest:
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
     sides = [
-        Side(f"batches of {len(jobs)}, {ours}, {r.config.base_steps} steps (2M)", partial(r.generate, jobs), len(jobs), _tflop(r, jobs))
+        Side(
+            f"batches of {len(jobs)}, {ours}, {r.config.base_steps} steps ({'fitted' if r.config.solver() else '2M'})",
+            partial(r.generate, jobs),
+            len(jobs),
+            _tflop(r, jobs),
+        )
         for r in (recipe, few)
     ]
     for precision in dict.fromkeys(("float32", ours)):
