@@ -25,6 +25,7 @@ def trained(monkeypatch, tmp_path):
 
     monkeypatch.setattr(starter, "train", train)
     monkeypatch.setattr(starter, "read_settings", read)
+    monkeypatch.setattr(starter, "distill", lambda data, out, model, device: calls["forge"].update(few=(data.name, model)))
     monkeypatch.setattr(starter, "pack_starter", lambda *_: {"packed": True})
     for name in starter.SETS:
         (tmp_path / name).mkdir()
@@ -36,6 +37,7 @@ def test_every_shipped_network_is_trained_and_one_sees_no_patient(trained):
     assert starter.build_starter(data, data / "out", budget_share=0.5) == {"packed": True}
     assert sorted(calls) == starter_names()
     assert {name for name, call in calls.items() if not call["data"]} == {"lesion_segmenter"}
+    assert calls["forge"]["few"] == ("kvasir-seg", str(data / "out" / "forge"))
     assert calls["lesion_segmenter"]["steps"] == ["training.max_steps=1500"] and calls["forge"]["budget"] == 1525
 
 
