@@ -15,6 +15,9 @@ def test_features_of_the_mirror_image_are_known_without_looking():
     twin = np.where(distance < 1, told @ seen.T, -1).max(1)
     assert len(points) > 50
     assert np.mean(twin > 0.98) > 0.9
+    near, partner = (told @ seen.T).max(1), (told @ seen.T).argmax(1)
+    sure = near > 0.98
+    assert np.abs(np.median(seen_points[partner[sure]] - told_points[sure], axis=0)).max() < 0.1
     unchanged = np.where(distance < 1, descriptors @ seen.T, -1).max(1)
     assert np.mean(unchanged > 0.98) < 0.05  # it isn't that any descriptor would do
     back_points, back = mirrored_features(told_points, told, image.shape[1])

@@ -14,6 +14,9 @@ def equalised_grey(image: Image) -> NDArray[np.uint8]:
     return cv2.createCLAHE(3.0, (6, 6)).apply(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
+SIFT_OFFSET = np.float32(0.25)  # pixels that OpenCV's SIFT places a point too far to the right, in the mirror image too
+
+
 def local_features(grey: NDArray[np.uint8], where: Mask, most: int, contrast: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(points (n, 2) x, y; descriptors (n, 128) of unit length), both float32: RootSIFT (Arandjelovic 2012) of the pixels `where`."""
     points, descriptors = cv2.SIFT.create(most, contrastThreshold=contrast).detectAndCompute(grey, where.astype(np.uint8) * 255)
@@ -32,7 +35,8 @@ def mirrored_features(
     sense of turning.
     """
     grid = descriptors.reshape(-1, 4, 4, 8)[:, ::-1, :, -np.arange(8) % 8]
-    return np.stack([width - 1 - points[:, 0], points[:, 1]], 1), np.ascontiguousarray(grid.reshape(len(descriptors), 128))
+    mirrored = np.stack([width - 1 + 2 * SIFT_OFFSET - points[:, 0], points[:, 1]], 1)
+    return mirrored, np.ascontiguousarray(grid.reshape(len(descriptors), 128))
 
 
 def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:

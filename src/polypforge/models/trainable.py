@@ -64,9 +64,10 @@ class Trainable(nn.Module, ABC):
         """Write `config.json` and the weights as safetensors."""
 
     def save_config(self, folder: Path, **more: Any) -> None:
-        """`config.json`: which class this is, its configuration, and `more`."""
+        """`config.json`: which class this is, its configuration, and `more`. To be called last: see `_without_paths`."""
         described = {self.kind: self.name, "config": asdict(self.config), **more}
         (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        _without_paths(folder)
 
     @classmethod
     @abstractmethod
@@ -75,3 +76,11 @@ class Trainable(nn.Module, ABC):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(batch, generator)
+
+
+def _without_paths(folder: Path) -> None:
+    """Take out where on this machine diffusers once loaded a part from: that is nobody's business, and no property of the weights."""
+    for path in folder.rglob("config.json"):
+        stored = json.loads(path.read_text())
+        if stored.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")

@@ -17,6 +17,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json_object, whole_folder, write_json
 from polypforge.diffusion.solver import Fitted
 from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.proposals.plan import PlanConfig
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge.distill import distilled, passes
 from polypforge.recipes.forge.recipe import Forge
@@ -26,6 +27,7 @@ from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes
 
 STEPS = (2, 3, 4)
+MOST_REQUESTS = 256
 MOST_STEPS = 8  # the numbers to fit grow with the square of the steps, and what they gain shrinks
 
 
@@ -50,14 +52,15 @@ def distill(
     asked = sorted(set(steps))
     if not asked or not 2 <= asked[0] <= asked[-1] <= MOST_STEPS:
         raise UserError(f"--steps: give 2 to {MOST_STEPS}; one step leaves nothing to fit, and with more the plain sampler does as well.")
-    if num < 1:
-        raise UserError(f"--num {num}: at least one request is needed to learn from.")
+    if not 1 <= num <= MOST_REQUESTS:
+        raise UserError(f"--num {num}: give 1 to {MOST_REQUESTS}; a few dozen say all that so few numbers can learn.")
     set_offline(offline)
     folder = locate(model, offline)
     recipe = load_recipe(folder)
     if not isinstance(recipe, Forge):
         raise UserError(f"{model} holds weights of {recipe.name}: only those of forge can be distilled.")
     refuse_nesting(data, out)
+    refuse_nesting(folder, out)
     settings = {
         "data": str(data.resolve()), "model": model, "weights": weights_hash(folder), "num": num, "seed": seed, "layout": layout,
         "skip_bad": skip_bad, FILES: files_of(data, layout),
@@ -69,9 +72,9 @@ def distill(
     started = time.monotonic()
     if missing:
         _fit(recipe.float().to(device_of(device)), opened, out, missing, num, seed)
-    found = [from_dict(Fitted, read_json_object(_kept(out, count)), str(_kept(out, count))) for count in asked]
-    others = [s for s in recipe.config.few_steps if s.steps not in asked]
-    recipe.config = replace(recipe.config, few_steps=tuple(sorted([*others, *(f.solver for f in found)], key=lambda s: s.steps)))
+    found = [from_dict(Fitted, read_json_object(path), str(path)) for path in sorted(out.glob("solver-*.json"))]
+    solvers = {s.steps: s for s in (*recipe.config.few_steps, *(f.solver for f in found))}
+    recipe.config = replace(recipe.config, few_steps=tuple(solvers[count] for count in sorted(solvers)))
     with whole_folder(out / "model") as target:
         shutil.copytree(folder, target, dirs_exist_ok=True)  # the weights as they are, in their format
         recipe.save_config(target)
@@ -84,8 +87,9 @@ def _kept(out: Path, steps: int) -> Path:
 
 
 def _fit(recipe: Forge, opened: Opened, out: Path, steps: Sequence[int], num: int, seed: int) -> None:
-    load, planner = opened.loader(), make_planner(opened, opened.loader(), seed, recipe)
-    requests = [r for i in range(num) for r in planner.requests(i)][:num]
+    load = opened.loader()
+    planner = make_planner(opened, load, seed, recipe, PlanConfig(replace=0.5, add=0.5, move=0.0))  # what moves waits for another drawing
+    requests = [r for i in range(num) for r in planner.requests(i)]
     jobs = [Job(r, load(r.background)) for r in requests]
     total, started, done = passes(steps), time.monotonic(), 0
     columns = (TextColumn("distilling"), BarColumn(), TimeRemainingColumn())

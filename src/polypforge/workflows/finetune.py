@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.recipes import load_recipe
+from polypforge.recipes.forge.recipe import Forge
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.workflows.deidentify import without_text
@@ -29,6 +31,8 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     console.print(f"Fine-tuning for {budget_seconds / 60:.1f} min in {out}.")
     torch.manual_seed(seed)
     recipe = load_recipe(folder)
+    if isinstance(recipe, Forge):
+        recipe.config = replace(recipe.config, few_steps=())  # were fitted to the weights as they are now
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.cases(s)], out / "text")) for s in ("train", "val"))
     if not len(pool):
         raise UserError(f"no case of the data can fine-tune {recipe.name}: it needs masks that show a lesion, and sharp frames.")

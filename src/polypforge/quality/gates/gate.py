@@ -52,8 +52,10 @@ class Gate:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """What scores depend on: everything in this room."""
-    return content_hash([path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))])
+    """What scores depend on: everything in this room, and in those below that measure pixels."""
+    package = Path(__file__).parents[2]
+    rooms = (package / room for room in ("core", "masks", "data", "quality"))
+    return content_hash([path.read_text() for room in rooms for path in sorted(room.rglob("*.py"))])
 
 
 GATES: dict[str, Gate] = {}

@@ -48,4 +48,4 @@ def distilled(
     start = noise_of([j.request.seed for j in jobs], 0, config.base_px).to(device) * many[0]
     target = dpmpp_2m(in_parts, start, many, None)
     for count in steps:
-        yield fit(in_parts, start, target, region.expand_as(start), count)
+        yield fit(in_parts, start, target, region.expand_as(start), sigma_steps(count, config.base_shift))

@@ -21,7 +21,6 @@ from polypforge.core.types import NORMAL, POLYP, Case, Mask
 from polypforge.diffusion.flow import as_denoiser, sigma_steps
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
-from polypforge.diffusion.solver import solve
 from polypforge.masks.attributes import measure
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
@@ -150,17 +149,14 @@ def _sample(
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
     cond, (small_image, small_region, _) = conditions(config, image, region, field, vector)
-    denoise, solver = guided(as_denoiser(base), config.guidance), config.solver()
-    noise = noise_of(seeds, 0, config.base_px).to(image)
-    if solver is not None and sketch is None:
-        coarse = solve(solver, denoise, noise * solver.sigmas[0], cond)
-    else:
-        sigmas = _sigmas(config.base_steps, config.base_shift, strength).to(image.device)
-        start = noise * sigmas[0]
-        if sketch is not None:
-            start = start + F.avg_pool2d(sketch, factor)
-        coarse = dpmpp_2m(denoise, start, sigmas, cond)
-    coarse = coarse.clamp(-1, 1)
+    sample, sigmas = dpmpp_2m, _sigmas(config.base_steps, config.base_shift, strength)
+    solver = config.solver() if sketch is None else None
+    if solver is not None:
+        sample, sigmas = solver.sampler(), torch.tensor(solver.sigmas)
+    start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
+    if sketch is not None:
+        start = start + F.avg_pool2d(sketch, factor)
+    coarse = sample(guided(as_denoiser(base), config.guidance), start, sigmas.to(image.device), cond).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)
