@@ -124,6 +124,31 @@ def test_replace_takes_only_the_first_of_the_children():
         Mix("stir")
 
 
+@pytest.mark.parametrize(("mix", "synthetic", "normal"), [
+    (Mix("share", 0.0), 0.0, 0.25), (Mix("share", 0.5), 0.5, 0.125), (Mix("pool", 1), 10 / (10 + 40 / 3), 0.25 * 40 / 70),
+    (Mix("replace", 1, 1.0), 0.75, 0.25),
+])  # fmt: skip
+def test_many_frames_without_lesion_crowd_nothing_out(mix, synthetic, normal):
+    real, made = [f"r{k}" for k in range(10)] + [f"n{k}" for k in range(90)], [f"s{k}" for k in range(10)]
+    pool = Mixture(real, made, mix, {k: [made[k]] for k in range(10)}, normal=90, normal_share=0.25)
+    rng = np.random.default_rng(0)
+    drawn = [pool.draw(rng) for _ in range(4000)]
+    assert np.mean([d.startswith("s") for d in drawn]) == pytest.approx(synthetic, abs=0.03)
+    assert np.mean([d.startswith("n") for d in drawn]) == pytest.approx(normal, abs=0.03)
+    assert len({d for d in drawn if d.startswith("n")}) > 80
+
+
+@pytest.mark.parametrize(("normal", "share", "expected"), [(1, 0.25, 1 / 11), (5, 1.0, 5 / 15), (5, 0.0, 0.0)])
+def test_few_frames_without_lesion_come_as_often_as_others(normal, share, expected):
+    pool = Mixture(["r"] * 10 + ["n"] * normal, normal=normal, normal_share=share)
+    rng = np.random.default_rng(0)
+    assert np.mean([pool.draw(rng) == "n" for _ in range(4000)]) == pytest.approx(expected, abs=0.025)
+    alone = Mixture(["n"] * normal, normal=normal, normal_share=share)
+    assert alone.draw(rng) == "n"
+    with pytest.raises(ValueError, match="normal"):
+        Mixture(["n"], normal=2)
+
+
 @pytest.mark.parametrize("kind", ["none", "flips", "strong"])
 def test_augmentation_moves_image_and_mask_together(kind):
     rng = np.random.default_rng(3)

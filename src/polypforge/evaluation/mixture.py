@@ -40,17 +40,22 @@ class Mix:
 
 @dataclass
 class Mixture(Sequence[T]):
-    """Draws examples. children: for add and replace, the synthetic examples of each real one, by its index."""
+    """Draws examples. children: for add and replace, the synthetic examples of each real one, by its index. normal: how many of the last
+    real examples are frames without lesion; of the real examples that are drawn, they are `normal_share` at most."""
 
     real: Sequence[T]
     synthetic: Sequence[T] = ()
     mix: Mix = field(default_factory=Mix)
     children: Mapping[int, Sequence[T]] = field(default_factory=dict)
     augment: str = "none"
+    normal: int = 0
+    normal_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.real and not self.synthetic:
             raise ValueError("there is nothing to draw from")
+        if not 0 <= self.normal <= len(self.real) or not 0 <= self.normal_share <= 1:
+            raise ValueError("normal counts real examples, and normal_share lies between 0 and 1")
 
     def __len__(self) -> int:
         return len(self.real) + len(self.synthetic)
@@ -70,18 +75,32 @@ class Mixture(Sequence[T]):
     def draw(self, rng: np.random.Generator) -> T:
         """One example; every draw is independent of the others."""
         if not self.synthetic:
-            return self.real[rng.integers(len(self.real))]
+            return self.real[self._pick(rng)]
         if not self.real:
             return self.synthetic[rng.integers(len(self.synthetic))]
         mode, amount, chance = self.mix.mode, self.mix.amount, self.mix.probability
         if mode == "pool":
-            index = int(rng.integers(len(self)))
-            return self.real[index] if index < len(self.real) else self.synthetic[index - len(self.real)]
+            mode, amount = "share", len(self.synthetic) / (len(self.synthetic) + self._effective())
+        if mode == "share" and rng.random() < amount:
+            return self.synthetic[rng.integers(len(self.synthetic))]
+        index = self._pick(rng)
         if mode == "share":
-            pool = self.synthetic if rng.random() < amount else self.real
-            return pool[rng.integers(len(pool))]
-        index = int(rng.integers(len(self.real)))
+            return self.real[index]
         made = self.children_of(index)
         # "add" as a share of what is drawn: a real example and, with `chance`, all of its children
         synthetic = chance * len(made) / (1 + chance * len(made)) if mode == "add" else chance
         return made[rng.integers(len(made))] if made and rng.random() < synthetic else self.real[index]
+
+    def _effective(self) -> float:
+        """How many real examples there would be, had frames without lesion been left out until they are their share."""
+        labelled = len(self.real) - self.normal
+        if not labelled:
+            return len(self.real)
+        return min(float(len(self.real)), labelled / (1 - self.normal_share) if self.normal_share < 1 else np.inf)
+
+    def _pick(self, rng: np.random.Generator) -> int:
+        """Index of a real example."""
+        labelled = len(self.real) - self.normal
+        if labelled and rng.random() < labelled / self._effective():
+            return int(rng.integers(labelled))
+        return labelled + int(rng.integers(self.normal))

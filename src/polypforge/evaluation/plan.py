@@ -101,8 +101,9 @@ class Cell:
 class Plan:
     """title, question: what it is about. baseline: the arm that the others are compared with. sizes: numbers of labelled cases (0: all).
     draws: how often they are drawn; seeds: trainings for each draw. validation: cases that choose checkpoint and amount. normal: frames
-    without lesion that every arm gets beside them (-1: all there are). task: segmentation or detection. networks: settings by name.
-    training: of all networks. published: rows of the paper, shown beside ours."""
+    without lesion that every arm gets beside them (-1: all there are); of the real examples that a network is shown they are at most
+    `normal_share`, or many of them would starve the arms without synthetic cases of lesions. task: segmentation or detection. networks:
+    settings by name. training: of all networks. published: rows of the paper, shown beside ours."""
 
     title: str
     baseline: str
@@ -117,6 +118,7 @@ class Plan:
     seeds: int = 1
     validation: int = 32
     normal: int = -1
+    normal_share: float = 0.25
     published: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -144,9 +146,13 @@ class Plan:
             or min(self.sizes) < 0
             or len(set(self.sizes)) < len(self.sizes)
             or self.normal < -1
+            or not 0 <= self.normal_share <= 1
             or not self.networks
         ):
-            raise ValueError("draws, seeds and validation are at least 1; sizes and networks are not empty, and no size comes twice")
+            raise ValueError(
+                "draws, seeds and validation are at least 1; sizes and networks are not empty, and no size comes twice; "
+                "normal_share lies between 0 and 1"
+            )
 
     def first_cells(self) -> list[Cell]:
         """Every training whose amount is known beforehand, and those that choose amounts: their seed is one that no other training has, so
@@ -182,7 +188,7 @@ class Plan:
         supply = asdict(self.supplies[arm.synthetic]) if arm.synthetic else None
         way = {"augment": arm.augment, "real": arm.real, "synthetic": arm.synthetic, "mode": arm.mode, "probability": arm.probability}
         network, training = self.network_of(cell.network, cell.arm), self.training_of(cell.arm)
-        return content_hash([asdict(cell), way, supply, network, training, self.task, self.validation, self.normal])
+        return content_hash([asdict(cell), way, supply, network, training, self.task, self.validation, self.normal, self.normal_share])
 
     def network_of(self, network: str, arm: str) -> Mapping[str, Any]:
         return {**self.networks[network], **self.arms[arm].network}

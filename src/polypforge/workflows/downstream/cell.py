@@ -44,7 +44,7 @@ NOT_OF_PLANS = {
 class Job:
     """A cell with all that it needs; travels to the process that trains it. training: of TrainingConfig, and `epochs`. result: the file
     that it writes. labelled: the number of cases with a lesion behind the comparison; shown: how many of them are the first of `real`,
-    beside frames without one."""
+    beside frames without one, which are `normal_share` of what is shown at most."""
 
     cell: Cell
     result: Path
@@ -61,6 +61,7 @@ class Job:
     device: str
     labelled: int
     shown: int
+    normal_share: float
 
 
 _LOADED: dict[Path, Case] = {}  # of this process: the next cell asks for the same frames
@@ -122,7 +123,7 @@ def run(job: Job) -> Path:
     if job.mix.mode == "pool" and wanted < len(synthetic):
         order = numpy_rng("downstream synthetic", cell.draw, cell.seed).permutation(len(synthetic))
         synthetic = [synthetic[k] for k in sorted(order[:wanted])]
-    pool = Mixture(real, synthetic, job.mix, children, job.augment)
+    pool = Mixture(real, synthetic, job.mix, children, job.augment, len(real) - job.shown, job.normal_share)
     held = Mixture([network.frame(_load(c)) for c in job.validation])
     config = replace(settings(job.training, job.labelled, seed), validation_examples=len(job.validation))
     folder = job.result.with_suffix("")

@@ -90,7 +90,7 @@ class Experiment:
         return Job(
             cell, self.result(cell), plan.task, plan.network_of(cell.network, cell.arm), plan.training_of(cell.arm), arm.augment,
             plan.mix(cell), draw.real(cell.size, arm.real), made.cases, made.parents, draw.validation, self.tests, device, labelled,
-            round(arm.real * labelled),
+            round(arm.real * labelled), plan.normal_share,
         )  # fmt: skip
 
 
