@@ -10,6 +10,7 @@ import typer
 from polypforge.cli.options import Device, JsonOut, Layout, Offline, SkipBad, emit
 
 app = typer.Typer(no_args_is_help=True, help="Check, import, split and mask data sets.")
+EMPTY_NAMED = 3
 DataArgument = Annotated[Path, typer.Argument(help="Folder with the data.")]
 
 
@@ -24,7 +25,12 @@ def check(
     from polypforge.workflows.data import check_data
 
     report = check_data(data, layout, overlays)
-    lines = [f"{f.severity:8s}{f.kind:16s} {f.message}" for f in report.findings if f.severity != "note"]
+    told = [f for f in report.findings if f.severity != "note"]
+    empty = [f for f in told if f.kind == "empty-mask"]  # one is worth a look; of many, each is a frame without lesion
+    told = [f for f in told if f.kind != "empty-mask" or len(empty) <= EMPTY_NAMED]
+    lines = [f"{f.severity:8s}{f.kind:16s} {f.message}" for f in told]
+    if len(empty) > EMPTY_NAMED:
+        lines.append(f"{'warning':8s}{'empty-mask':16s} {len(empty)} masks are empty: those cases count as normal (--json names them).")
     counts = [f"{n:6d}  {kind}" for kind, n in report.counts().items()]
     emit(report.to_json(), as_json, "\n".join([*lines, f"{len(report.usable)} of {report.total} cases can be used", *counts]))
     if any(f.severity == "error" for f in report.findings):

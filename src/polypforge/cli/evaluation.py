@@ -50,14 +50,14 @@ def downstream(
 ) -> None:
     """Does it help? Train segmenters or detectors with and without synthetic cases and compare them on real ones."""
     from polypforge.core.errors import UserError
-    from polypforge.evaluation.plan import read_plan
+    from polypforge.evaluation.plan import supplies_of
     from polypforge.workflows.downstream.experiment import downstream as run
 
     if plan is None and synthetic is None:
         raise UserError("give a plan (polypforge downstream fair ...) or --synthetic FOLDER.")
     if plan == "compare" and synthetic is None:
         raise UserError("the plan compare needs --synthetic FOLDER.")
-    if plan not in (None, "compare") and synthetic is not None and "given" not in read_plan(plan).supplies:
+    if plan not in (None, "compare") and synthetic is not None and "given" not in supplies_of(plan):
         raise UserError(f"plan {plan} has no supply `given` that --synthetic could fill: leave the plan out, or write one.")
     given = [f"supplies.given.folder={json.dumps(str(synthetic))}"] if synthetic else []
     result = run(

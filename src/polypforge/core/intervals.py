@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 PICKS_AT_ONCE = 1 << 22
+LEAST_GROUPS = 6  # fewer witnesses bear no interval: drawn with replacement, two of them cover half of what they should, five 84 %
 Value = TypeVar("Value", float, NDArray[np.float64])
 
 

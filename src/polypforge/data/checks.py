@@ -20,7 +20,7 @@ from polypforge.data.field_of_view import field_of_view
 from polypforge.data.overlays import has_inset_box, overlay_text
 from polypforge.data.source import Source, SourceCase
 
-ERRORS = ("unreadable", "unpaired", "size-mismatch", "inverted-mask", "full-mask", "contradiction")  # such cases can't be used
+ERRORS = ("unreadable", "unpaired", "size-mismatch", "inverted-mask", "full-mask", "contradiction", "unmarked")  # such cases can't be used
 WARNINGS = ("soft-mask", "empty-mask", "exact-duplicate", "duplicate", "near-duplicate", "crosses-splits")
 NOTES = ("possible-near-duplicate", "burnt-in-text", "inset-box", "black-border")
 
@@ -43,12 +43,13 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """Findings, the links between cases that belong together, and the names of the cases that can be used."""
+    """Findings, the links between cases that belong together, the names of the cases that can be used, and of those that show a lesion."""
 
     total: int
     usable: list[str]
     findings: list[Finding]
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    lesions: list[str] = field(default_factory=list)
 
     def of(self, kind: str) -> list[Finding]:
         return [f for f in self.findings if f.kind == kind]
@@ -63,18 +64,19 @@ class CheckReport:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> CheckReport:
         findings = [Finding(f["kind"], tuple(f["cases"]), f["message"]) for f in values["findings"]]
-        return cls(values["total"], values["usable"], findings, [(a, b) for a, b in values["pairs"]])
+        return cls(values["total"], values["usable"], findings, [(a, b) for a, b in values["pairs"]], values["lesions"])
 
 
 def check(source: Source, advance: Callable[[str, int], None] | None = None, workers: int | None = None) -> CheckReport:
     """Look at every case. `advance(stage, total)` is called once for each step of a stage ("cases", "pairs")."""
-    findings = [Finding("unpaired", (p.stem,), f"{p} has no partner: add its mask (or image), or remove it.") for p in source.unpaired]
+    findings = [Finding("unpaired", (path.stem,), text) for path, text in zip(source.unpaired, source.lacking, strict=True)]
     usable: list[SourceCase] = []
+    lesions: list[str] = []
     prints: list[Fingerprint] = []
     by_hash: dict[str, str] = {}
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for case, looked in zip(source.cases, pool.map(_look, source.cases), strict=True):
-            own, print_, digest = looked
+            own, print_, digest, shows = looked
             findings += own
             if advance:
                 advance("cases", len(source.cases))
@@ -85,30 +87,35 @@ def check(source: Source, advance: Callable[[str, int], None] | None = None, wor
                 findings.append(Finding("exact-duplicate", (by_hash[digest], case.name), text))
             by_hash.setdefault(digest, case.name)
             usable.append(case)
+            lesions += [case.name] if shows else []
             prints.append(print_)
     pairs = find_pairs(prints, (lambda total: advance("pairs", total)) if advance else None)
     findings += [_pair_finding(pair, usable) for pair in pairs]
     findings += [_crossing(pair, usable) for pair in pairs if _splits(pair, usable)]
-    return CheckReport(len(source), [c.name for c in usable], findings, [(usable[p.a].name, usable[p.b].name) for p in pairs])
+    return CheckReport(len(source), [c.name for c in usable], findings, [(usable[p.a].name, usable[p.b].name) for p in pairs], lesions)
 
 
-def _look(case: SourceCase) -> tuple[list[Finding], Fingerprint | None, str]:
-    """(findings, fingerprint or None when the case can't be used, SHA-256 of the image file)."""
+def _look(case: SourceCase) -> tuple[list[Finding], Fingerprint | None, str, bool]:
+    """(findings, fingerprint or None when the case can't be used, SHA-256 of the image file, whether it shows a lesion)."""
     try:
         loaded = case.load()
     except UserError as error:
         kind = "size-mismatch" if "but its image" in str(error) else "unreadable"
-        return [Finding(kind, (case.name,), str(error))], None, ""
+        return [Finding(kind, (case.name,), str(error))], None, "", False
     findings = _mask_findings(case, loaded)
     findings += _frame_findings(case, loaded)
     bad = any(f.severity == "error" for f in findings)
-    return findings, None if bad else fingerprint(loaded.image), sha256_of(case.image_path)
+    shows = bool(loaded.boxes) if loaded.mask is None else bool(loaded.mask.any())
+    return findings, None if bad else fingerprint(loaded.image), sha256_of(case.image_path), shows
 
 
 def _mask_findings(case: SourceCase, loaded: Case) -> list[Finding]:
     mask = loaded.mask
     if mask is None:
-        return []
+        if loaded.boxes or case.label in ("", NORMAL):
+            return []
+        text = f"{case.image_path} is labelled {case.label}, but no mask or box says where: add one, or leave the frame out."
+        return [Finding("unmarked", (case.name,), text)]
     where = case.mask_paths[0] if case.mask_paths else case.image_path
     if mask.all():
         return [Finding("full-mask", (case.name,), f"{where} marks every pixel: it is no lesion mask.")]

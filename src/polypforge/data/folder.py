@@ -13,7 +13,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import inside, read_jsonl, sha256_of, write_bytes, write_jsonl
 from polypforge.core.images import png_bytes, read_mask
 from polypforge.core.types import Case, Mask
-from polypforge.data.source import ANY_CLASS, Source, SourceCase
+from polypforge.data.source import ANY_CLASS, Source, SourceCase, known_label
 
 METADATA = "metadata.jsonl"
 REMOVED = "removed.jsonl"  # rows that an audit took out of METADATA
@@ -49,7 +49,7 @@ def _read_row(folder: Path, row: dict[str, Any]) -> SourceCase:
         mask_paths=tuple(paths.values()),
         class_names=tuple(classes),
         boxes=tuple((int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in row.get("boxes") or ()),
-        label=str(row.get("label") or ""),
+        label=known_label(str(row.get("label") or "")),
         group=str(row.get("group") or ""),
         split=str(row.get("split") or ""),
         provenance=dict(json.loads(row.get("provenance") or "{}")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.overlays import overlay_text
 from polypforge.masks.shapes import component_boxes
+
+NORMAL_SHARE = 0.25  # of the cases drawn for training, at most: a hundred frames without lesion must not crowd out sixteen with one
 
 
 @dataclass
@@ -44,6 +47,18 @@ def _prepare(case: Case) -> Prepared:
         field &= ~case.hidden
     boxes = component_boxes(case.mask, min_area_px=30) if case.mask is not None else case.boxes
     return Prepared(case, field, boxes, float(field.sum()))
+
+
+def draw_case(pool: Sequence[Prepared], rng: np.random.Generator, normal_share: float = NORMAL_SHARE) -> Prepared:
+    """One of the cases at random; those without a lesion come as often as others, but no more often than `normal_share`."""
+    chosen = pool[rng.integers(len(pool))]
+    if chosen.boxes:
+        return chosen
+    lesions = [case for case in pool if case.boxes]
+    normal = 1 - len(lesions) / len(pool)
+    if not lesions or rng.random() < normal_share / normal:
+        return chosen
+    return lesions[rng.integers(len(lesions))]
 
 
 def random_window(x: float, y: float, side_px: float, shift: float, rng: np.random.Generator) -> Window:

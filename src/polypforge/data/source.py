@@ -36,6 +36,7 @@ class SourceCase:
     split: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     fault: str = ""  # of its annotation, found when that was read: why the case can't be used
+    lesion: bool | None = None  # whether it shows one; None before anybody looked
 
     def load(self) -> Case:
         """Read the pixels. Raises UserError when a file is bad or image and mask differ in size."""
@@ -55,6 +56,21 @@ class SourceCase:
         label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)
         kept = {name: part for name, part in classes.items() if name != ANY_CLASS}
         return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
+
+
+def known_label(text: str) -> str:
+    """A label as it was written, but for ways to write `normal`."""
+    stripped = text.strip()
+    return NORMAL if stripped.lower() == NORMAL else stripped
+
+
+def shows_lesion(case: SourceCase) -> bool:
+    """As the check found (`workflows.opened`); before that, as label, boxes and masks say."""
+    if case.lesion is not None:
+        return case.lesion
+    if case.label:
+        return case.label != NORMAL
+    return bool(case.boxes) or (case.read_masks is not None and any(mask.any() for mask in case.read_masks().values()))
 
 
 def parent_of(case: SourceCase) -> str:
@@ -99,6 +115,12 @@ class Source:
 
     def __iter__(self) -> Iterator[Case]:
         return (case.load() for case in self.cases)
+
+    @property
+    def lacking(self) -> list[str]:
+        """What to do about each unpaired file."""
+        mend = "add its mask (or image), or remove it; frames without lesion go into a folder named normal/"
+        return [f"{path} has no partner: {mend}." for path in self.unpaired]
 
     @property
     def class_names(self) -> list[str]:

@@ -91,6 +91,11 @@ def components(cases: Sequence[SourceCase], links: Sequence[tuple[str, str]]) ->
     return list(found.values())
 
 
+def scenes_of(cases: Sequence[SourceCase], links: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Name of each case -> name of the first case of its component."""
+    return {case.name: members[0].name for members in components(cases, links) for case in members}
+
+
 def crossing(split: Split, cases: Sequence[SourceCase], links: Sequence[tuple[str, str]]) -> int:
     """How many components lie in more than one split: the proof is that it is 0."""
     kept = [c for c in cases if c.name in split.of]

@@ -35,6 +35,11 @@ class Comparison:
         return asdict(self)
 
     @property
+    def tells(self) -> bool:
+        """Whether it bears an interval: not a single run, nor a test on one scene."""
+        return self.runs > 1 and self.groups > 1
+
+    @property
     def verdict(self) -> str:
         """In words, as far as the figures bear it."""
         if self.runs < 2:
@@ -42,10 +47,11 @@ class Comparison:
         if self.groups < 2:
             return "was tested on one scene, which shows nothing yet,"
         low, high = self.interval
+        of_these = "" if len(self.by_draw) > 1 else " these cases (others were not tried)"
         if low > 0:
-            return "helped"
+            return f"helped{of_these}"
         if high < 0:
-            return "harmed"
+            return f"harmed{of_these}"
         return "made no difference that these runs can show"
 
 
@@ -58,24 +64,37 @@ def mean_of(scores: NDArray[np.float64]) -> Statistic:
 
 
 def compare(
-    arm: Statistic, baseline: Statistic, groups: Sequence[str], draws: Sequence[int], resamples: int = 2000, seed: int = 0
+    arm: Statistic,
+    baseline: Statistic,
+    groups: Sequence[str],
+    draws: Sequence[int],
+    resamples: int = 2000,
+    seed: int = 0,
+    shared: float = 0.0,
 ) -> Comparison:
     """Of runs that differ in the arm alone. groups: of each test image. draws: of each run, the number of its draw of training cases.
+    shared: what part of all labelled cases a draw takes, and so of two draws' cases are the same on average; with 1, draws are one.
 
     The interval has two parts: a bootstrap over groups of test images, and the spread of the draws' means (seeds of one draw share their
     cases, so they are no witnesses of their own; where there is one draw, of the runs: such an interval knows nothing of other cases). Both
-    have few degrees of freedom, which Student's t by Welch and Satterthwaite counts. Raises ValueError for no runs.
+    have few degrees of freedom, which Student's t by Welch and Satterthwaite counts. Draws that share cases differ less than fresh ones
+    would: of the variance s^2 between k draws, their mean has s^2 (1 / k + shared / (1 - shared)) instead of s^2 / k. Raises ValueError
+    for no runs.
     """
     if not len(draws) or not len(groups):
         raise ValueError("there is nothing to compare")
+    if not 0 <= shared <= 1:
+        raise ValueError("shared is a part, from 0 to 1")
     scenes = len(set(groups))
+    draws = [0] * len(draws) if shared == 1 else draws
     means = np.array([(arm(weights) - baseline(weights)).mean() for weights in group_weights(groups, resamples, seed)])
     per_run = arm(np.ones(len(groups))) - baseline(np.ones(len(groups)))
     by_draw = tuple(float(per_run[np.asarray(draws) == d].mean()) for d in sorted(set(draws)))
     units = np.array(by_draw) if len(by_draw) > 1 else per_run
+    overlap = shared / (1 - shared) if len(by_draw) > 1 else 0.0
     parts = [  # variance, degrees of freedom
         (float(means.var()) * scenes / max(1, scenes - 1), scenes - 1),
-        (float(units.var(ddof=1)) / len(units) if len(units) > 1 else 0.0, len(units) - 1),
+        (float(units.var(ddof=1)) * (1 / len(units) + overlap) if len(units) > 1 else 0.0, len(units) - 1),
     ]
     total = sum(variance for variance, _ in parts)
     doubt = sum(variance**2 / free for variance, free in parts if free and variance)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.intervals import half_of, half_sample_interval
+from polypforge.core.intervals import LEAST_GROUPS, half_of, half_sample_interval
 from polypforge.evaluation.images.diversity import vendi_score
 from polypforge.evaluation.images.frechet import frechet, frechet_infinity
 from polypforge.evaluation.images.kernel import cmmd, kid
@@ -21,7 +21,6 @@ MOST_FOR_PAIRS = 4000  # figures that look at all pairs take a random part of la
 MOST_FOR_MOMENTS = 20_000  # so does the interval of a Fréchet distance
 VENDI_ROWS = 1000
 LEAST_FOR_INTERVAL = 2 * (NEIGHBOURS + 1)  # a half must still have neighbours
-LEAST_GROUPS = 6  # fewer witnesses bear no interval
 LEAST_FOR_LIMIT = 50
 
 

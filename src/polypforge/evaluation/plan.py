@@ -12,6 +12,7 @@ from typing import Any
 from polypforge.core.config import from_dict, override, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import content_hash
+from polypforge.data.prepared import NORMAL_SHARE
 from polypforge.evaluation.augment import AUGMENTATIONS
 from polypforge.evaluation.mixture import MODES, Mix
 
@@ -101,7 +102,7 @@ class Cell:
 class Plan:
     """title, question: what it is about. baseline: the arm that the others are compared with. sizes: numbers of labelled cases (0: all).
     draws: how often they are drawn; seeds: trainings for each draw. validation: cases that choose checkpoint and amount. normal: frames
-    without lesion that every arm gets beside them (-1: all there are); of the real examples that a network is shown they are at most
+    without lesion, at most, that go with them (-1: all there are); of the real examples that a network is shown they are at most
     `normal_share`, or many of them would starve the arms without synthetic cases of lesions. task: segmentation or detection. networks:
     settings by name. training: of all networks. published: rows of the paper, shown beside ours."""
 
@@ -117,8 +118,8 @@ class Plan:
     draws: int = 1
     seeds: int = 1
     validation: int = 32
-    normal: int = -1
-    normal_share: float = 0.25
+    normal: int = 300
+    normal_share: float = NORMAL_SHARE
     published: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -132,8 +133,9 @@ class Plan:
             if set(arm.sizes) - set(self.sizes):
                 raise ValueError(f"arm '{name}' is for sizes that the plan doesn't have: {self.sizes}")
             for size in arm.sizes or self.sizes:
-                if not arm.synthetic and size != ALL and not round(arm.real * size):
-                    raise ValueError(f"arm '{name}' has nothing to learn from: real = {arm.real:g} of {size} cases is less than one")
+                if arm.real and size != ALL and not round(arm.real * size):
+                    raise ValueError(f"arm '{name}': real = {arm.real:g} of {size} cases is less than one")
+            self._refuse_too_much(name, arm)
         base = self.arms[self.baseline]
         if base.synthetic and not base.choose and len(base.amounts) > 1:
             raise ValueError("the baseline has one amount of synthetic cases, or chooses it")
@@ -153,6 +155,21 @@ class Plan:
                 "draws, seeds and validation are at least 1; sizes and networks are not empty, and no size comes twice; "
                 "normal_share lies between 0 and 1"
             )
+
+    def _refuse_too_much(self, name: str, arm: Arm) -> None:
+        """An amount above what is made would silently be less: raises ValueError."""
+        supply = self.supplies[arm.synthetic] if arm.synthetic else None
+        if supply is None or supply.folder or arm.mode == "share":
+            return
+        for size in (s for s in arm.sizes or self.sizes if s != ALL):
+            for amount in arm.amounts:
+                shown = round(arm.real * size) or supply.count(size)
+                wanted = Mix(arm.mode, amount).pooled(shown) if arm.mode == "pool" else round(amount * size)
+                if wanted > supply.count(size):
+                    raise ValueError(
+                        f"arm '{name}' takes {wanted} synthetic cases beside {size} labelled ones, but supply '{arm.synthetic}' makes "
+                        f"{supply.count(size)}: raise its per_real (or most)"
+                    )
 
     def first_cells(self) -> list[Cell]:
         """Every training whose amount is known beforehand, and those that choose amounts: their seed is one that no other training has, so
@@ -194,7 +211,9 @@ class Plan:
         return {**self.networks[network], **self.arms[arm].network}
 
     def training_of(self, arm: str) -> Mapping[str, Any]:
-        return {**self.training, **self.arms[arm].training}
+        """An arm's `epochs` win over the plan's `max_steps`."""
+        own = self.arms[arm].training
+        return {**{k: v for k, v in self.training.items() if k != "max_steps" or "epochs" not in own}, **own}
 
     def mix(self, cell: Cell) -> Mix:
         arm = self.arms[cell.arm]
@@ -203,12 +222,23 @@ class Plan:
 
 def read_plan(name: str | Path, assignments: tuple[str, ...] = ()) -> Plan:
     """A shipped plan by name, or a YAML file. Raises UserError that names the key."""
+    path = _plan_file(name)
+    return plan_from(override(read_yaml(path), assignments), str(path))
+
+
+def supplies_of(name: str | Path) -> set[str]:
+    """The names of a plan's supplies, also of one whose folder is still to be named. Raises UserError."""
+    section = read_yaml(_plan_file(name)).get("supplies")
+    return set(map(str, section)) if isinstance(section, Mapping) else set()
+
+
+def _plan_file(name: str | Path) -> Path:
     path = shipped_plan(str(name))
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
         raise UserError(f"{name} is no plan: give a YAML file or one of {', '.join(shipped_plans())}.")
-    return plan_from(override(read_yaml(path), assignments), str(path))
+    return path
 
 
 def plan_from(values: Mapping[str, Any], where: str) -> Plan:

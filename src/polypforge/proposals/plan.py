@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -50,7 +51,8 @@ class Planner:
     names: the frames that may be repainted, in a fixed order. load(name) gives the case. references: measured lesions. shapes: whether
     requests also ask for an outline of the lesion, for recipes that need a mask. wanted: shares of kinds of lesions; without them kinds
     come as they are drawn. outlines: where outlines of placed lesions come from. placements: places that are given, by frame; then
-    only these frames are repainted, and only there.
+    only these frames are repainted, and only there. scenes: what each frame shows, where some show the same (a video): every scene has its
+    turn before one comes again, as long as frames last.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Planner:
         wanted: Sequence[Quota] = (),
         outlines: Outlines | None = None,
         placements: Mapping[str, Sequence[Proposal]] | None = None,
+        scenes: Mapping[str, str] | None = None,
     ) -> None:
         if placements is not None:
             names = [n for n in names if placements.get(n)]
@@ -74,7 +77,12 @@ class Planner:
         self.names, self.load, self.references, self.seed, self.config = names, load, references, seed, config
         self.shapes, self.outlines, self.placements = shapes or outlines is not None, outlines or Blobs(), placements
         self.turns = Turns(wanted or [Quota({}, 1.0)])
-        self._order = numpy_rng(seed, "background order").permutation(len(names))
+        order, had = numpy_rng(seed, "background order").permutation(len(names)).tolist(), Counter[str]()
+        turn = {}
+        for k in order:
+            scene = (scenes or {}).get(names[k], names[k])
+            turn[k], had[scene] = had[scene], had[scene] + 1
+        self._order = sorted(order, key=turn.__getitem__)
         self.lesions: list[Lesion] = []  # asked for so far, one for each case
         self._planned: list[list[Request]] = []
         self._boxes: dict[str, list[Box]] = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from polypforge.core.types import Box, Image, Mask
 from polypforge.core.window import Window
-from polypforge.data.prepared import Prepared, prepare
+from polypforge.data.prepared import Prepared, draw_case, prepare
 from polypforge.data.recolour import recolour
 from polypforge.masks.shapes import box_mask, component_boxes
 from polypforge.models.centernet import START, centre_loss, centre_peaks, centre_targets
@@ -74,7 +74,7 @@ class Detector(SavedNet, Trainable):
         size = self.config.window_px
         images, heats, sides, centres = [], [], [], []
         for _ in range(batch_size):
-            chosen = pool[rng.integers(len(pool))]
+            chosen = draw_case(pool, rng)
             window = training_window(chosen, self.config, rng)
             if chosen.case.mask is None:  # a box that is turned is no box
                 window = Window(window.x, window.y, window.side_px, round(window.angle_deg / 90) * 90.0, window.flip)

@@ -18,7 +18,7 @@ from polypforge.core.files import read_json
 from polypforge.core.types import Image, Mask
 from polypforge.core.window import Window, around_mask
 from polypforge.data.field_of_view import field_of_view
-from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.data.prepared import Prepared, draw_case, prepare, random_window
 from polypforge.data.recolour import recolour
 from polypforge.models.pixels import to_unit
 from polypforge.models.trainable import Batch, Trainable
@@ -43,11 +43,11 @@ class Judge(Trainable):
     config_class: ClassVar[type]
 
     def prepare(self, cases) -> list[Prepared]:
-        return [prepare(case) for case in cases if case.mask is not None]
+        return [prepare(case) for case in cases if case.mask is not None or not case.boxes]
 
     def training_batch(self, pool: Sequence[Prepared], batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; mask and field (B, 1, S, S) in {0, 1}. float32."""
-        drawn = [draw_window(pool[rng.integers(len(pool))], self.config, rng) for _ in range(batch_size)]
+        drawn = [draw_window(draw_case(pool, rng), self.config, rng) for _ in range(batch_size)]
         images, masks, fields = (np.stack(part) for part in zip(*drawn, strict=True))
         return {
             "image": to_unit(images),

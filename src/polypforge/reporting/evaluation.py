@@ -9,7 +9,7 @@ TITLES = {"frame": "Whole frames", "lesion": "Lesions in their surroundings"}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Every figure with extractor, numbers, interval, and what two halves of the real set give."""
+    """Every figure with extractor, numbers, interval, and its floor: what the real set gives against itself."""
     n = result["n"]
     sets = f"{n['synthetic']} synthetic cases ({result['synthetic']}), {n['real']} real ({result['real']}, split: {result['split']})."
     lines = ["# Synthetic against real", "", sets, ""]
@@ -17,10 +17,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     for kind, title in TITLES.items():
         rows = [f for f in result["figures"] if f["pictures"] == kind]
         if rows:
-            lines += ["", f"## {title}", "", "| measure | by | n real, synthetic | value (95 %) | two halves of the real |"]
+            lines += ["", f"## {title}", "", "| measure | by | n real, synthetic | value (95 %) | real against itself |"]
             lines += ["|---|---|---|---|---|"]
             lines += [_row(row) for row in rows]
-    lines += ["", "## By size of lesion", "", "| size | real | synthetic | KID (95 %) | two halves of the real |", "|---|---|---|---|---|"]
+    lines += ["", "## By size of lesion", "", "| size | real | synthetic | KID (95 %) | real against itself |", "|---|---|---|---|---|"]
     for row in result["by_size"]:
         value = _with(row["kid"], row.get("interval"))
         lines.append(f"| {row['size']} | {row['real']} | {row['synthetic']} | {value} | {_number(row.get('floor'))} |")

@@ -58,8 +58,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        low, high = row.get("difference_interval", ("", ""))
-        ends = {"low": row["interval"][0], "high": row["interval"][1], "difference_low": low, "difference_high": high}
+        low, high = row.get("difference_interval") or ("", "")
+        ends = dict(zip(("low", "high"), row["interval"] or ("", ""), strict=True)) | {"difference_low": low, "difference_high": high}
         writer.writerow({**row, **ends})
     return text.getvalue()
 
@@ -70,12 +70,10 @@ def latex(results: Mapping[str, Any]) -> str:
     head += f"test & network & cases & arm & {results['measure']} & difference & $p$ " + r"\\" + "\n" + r"\midrule" + "\n"
     lines = []
     for row in results["rows"]:
-        low, high = row.get("difference_interval", (0, 0))
-        told = (
-            f"${100 * row['difference']:+.1f}$ [{100 * low:+.1f}, {100 * high:+.1f}] & {row['p']:.2f}"
-            if "difference" in row
-            else "--- & ---"
-        )
+        told = "--- & ---"
+        if "difference" in row:
+            interval = "[{:+.1f}, {:+.1f}]".format(*(100 * v for v in row["difference_interval"])) if row["difference_interval"] else ""
+            told = f"${100 * row['difference']:+.1f}$ {interval} & {row['p']:.2f}"
         cells = [row["test"], row["network"], str(row["size"] or "all"), _arm(row), f"{100 * row['value']:.1f}"]
         lines.append(" & ".join(_escaped(c) for c in cells) + f" & {told} " + r"\\")
     return head + "\n".join(lines) + "\n" + r"\bottomrule" + "\n" + r"\end{tabular}" + "\n"
@@ -96,15 +94,15 @@ def _arm(row: Mapping[str, Any]) -> str:
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"{100 * row['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    value = f"{100 * row['value']:.1f}"
+    return value + " ({:.1f} to {:.1f})".format(*(100 * v for v in row["interval"])) if row["interval"] else value
 
 
 def _difference(row: Mapping[str, Any]) -> str:
     if "difference" not in row:
         return "| | "
-    low, high = row["difference_interval"]
-    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) | {row['better']} of {row['units']} | {row['p']:.2f}"
+    interval = " ({:+.1f} to {:+.1f})".format(*(100 * v for v in row["difference_interval"])) if row["difference_interval"] else ""
+    return f"{100 * row['difference']:+.1f}{interval} | {row['better']} of {row['units']} | {row['p']:.2f}"
 
 
 def write_figures(out: Path, results: Mapping[str, Any]) -> None:
@@ -125,20 +123,22 @@ def dose_response(results: Mapping[str, Any]) -> Figure:
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
     for panel, (network, test) in zip(panels, parts, strict=True):
         mine = [r for r in rows if (r["network"], r["test"]) == (network, test)]
+        everything = max(r["real"] for r in mine)  # behind size 0, also of arms that learn from a part of it or none
         lines = list(dict.fromkeys(_arm(r) if by_size else r["arm"] for r in mine))
         for k, line in enumerate(lines):
             points = [r for r in mine if (_arm(r) if by_size else r["arm"]) == line]
-            xs = [(r["size"] or r["real"]) if by_size else (r["amount"] or 0) for r in points]
+            xs = [(r["size"] or everything) if by_size else (r["amount"] or 0) for r in points]
             shift = 1 + 0.02 * (k - len(lines) / 2) if by_size else 1
             values = [100 * r["value"] for r in points]
-            ends = [[100 * (r["value"] - r["interval"][0]) for r in points], [100 * (r["interval"][1] - r["value"]) for r in points]]
+            spans = [r["interval"] or (r["value"], r["value"]) for r in points]
+            ends = [[100 * abs(r["value"] - span[side]) for r, span in zip(points, spans, strict=True)] for side in (0, 1)]
             colour = COLOURS[k % len(COLOURS)]
             panel.errorbar(
                 [x * shift for x in xs], values, ends, color=colour, marker="o", capsize=3, label=line, linewidth=1.6, elinewidth=0.8
             )
         if by_size:
             panel.set_xscale("log", base=2)
-            sizes = sorted({r["size"] or r["real"] for r in mine})
+            sizes = sorted({r["size"] or everything for r in mine})
             panel.set_xticks(sizes, [str(s) for s in sizes])
         panel.set_title(f"{network}, {test}, n={mine[0]['images']}", fontsize=10)
         panel.set_xlabel("labelled cases" if by_size else "synthetic cases (amount)")
@@ -153,7 +153,7 @@ def forest(results: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8.4, 1.2 + 0.3 * len(rows)), layout="constrained")
     panel = figure.subplots()
     for y, row in enumerate(reversed(rows)):
-        low, high = (100 * v for v in row["difference_interval"])
+        low, high = (100 * v for v in row["difference_interval"] or (float("nan"), float("nan")))
         colour = COLOURS[2] if low > 0 else COLOURS[1] if high < 0 else COLOURS[6]
         panel.plot([low, high], [y, y], color=colour, linewidth=1.8)
         panel.plot([100 * row["difference"]], [y], "o", color=colour, markersize=5)

@@ -22,7 +22,7 @@ from polypforge.core.types import Image
 from polypforge.core.window import around_mask, whole_frame
 from polypforge.data.folder import METADATA, REMOVED, is_data_set
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import Source, SourceCase, shows_lesion
 from polypforge.data.split import components
 from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.features import Encoder
@@ -247,6 +247,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase], encoder: Encoder):
     """Features of lesions: of training, held-out and synthetic cases."""
+    members, others = _lesions(members), _lesions(others)
     found = []
     for what, cases in (("training", members), ("held-out", others), ("synthetic", made)):
         looks = []
@@ -258,13 +259,19 @@ def _features(members: Sequence[SourceCase], others: Sequence[SourceCase], made:
     return found
 
 
+def _lesions(cases: Sequence[SourceCase]) -> list[SourceCase]:
+    """Those that show one: else few would be left of a sample among many frames without."""
+    return [c for c in cases if shows_lesion(c)]
+
+
 def _sampled(cases: Sequence[SourceCase]) -> list[SourceCase]:
     return [cases[i] for i in sorted(numpy_rng(2, "audit").permutation(len(cases))[:MOST_FEATURES])]
 
 
 def _mask_similarity(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase]) -> dict[str, float] | None:
     """SIM of the whole masks by IoU, flips and turns included; of held-out real masks for comparison."""
-    sets = [[m for c in _sampled(cases) if (m := c.load().mask) is not None and m.any()] for cases in (members, others, made)]
+    parts = (_lesions(members), _lesions(others), made)
+    sets = [[m for c in _sampled(cases) if (m := c.load().mask) is not None and m.any()] for cases in parts]
     if not sets[0] or not sets[2]:
         return None
     found = {"synthetic": mask_similarity(sets[2], sets[0], "iou", True)}
@@ -272,8 +279,8 @@ def _mask_similarity(members: Sequence[SourceCase], others: Sequence[SourceCase]
 
 
 def _attack(recipe, members: Sequence[SourceCase], others: Sequence[SourceCase]) -> dict[str, Any] | None:
-    losses = []
-    for what, cases in (("training", members), ("held-out", others)):
+    losses = []  # of lesions: frames without one lose otherwise, whether they were learned or not
+    for what, cases in (("training", _lesions(members)), ("held-out", _lesions(others))):
         picks = [cases[i] for i in sorted(numpy_rng(1, "audit").permutation(len(cases))[:MOST_ATTACKED])]
         values = [case_losses(recipe, [c.load()])[0] for c in shown(f"attacking with {what} cases", picks)]
         losses.append([v for v in values if v is not None])

@@ -14,7 +14,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import whole_folder, write_json
 from polypforge.core.seeding import content_hash
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import Source, SourceCase, shows_lesion
 from polypforge.data.split import components
 from polypforge.quality.cross_fitted import CrossFitted
 from polypforge.quality.judges import JUDGES, load_judge
@@ -60,7 +60,8 @@ def cross_fit(
     claim(out, f"train {name} --folds", given)
     opened = [open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json") for d in data]
     parts = fold_of([o.cases("train") for o in opened], [*(p for o in opened for p in o.report.pairs), *shared_scenes(opened, out)], folds)
-    console.print(f"{folds} judges, each without {len(parts) // folds} of {len(parts)} training cases.")
+    apart = [sum(part == fold for part in parts.values()) for fold in range(folds)]
+    console.print(f"{folds} judges, which never see {', '.join(map(str, apart))} of {len(parts)} training cases.")
     results = []
     for fold in range(folds):
         left_out = sorted(case for case, part in parts.items() if part == fold)
@@ -95,20 +96,22 @@ def shared_scenes(opened: Sequence[Opened], out: Path) -> list[tuple[str, str]]:
 
 
 def fold_of(folders: Sequence[Sequence[SourceCase]], links: Sequence[tuple[str, str]], folds: int) -> dict[str, int]:
-    """Training case -> fold: what is linked or of one group stays together, the largest first into the smallest fold. Deterministic.
+    """Training case -> fold: what is linked or of one group stays together, groups with the most lesions first, then the largest, into the
+    fold with the fewest. Deterministic.
 
-    Groups are those of their folder: patient 1 of one hospital is not patient 1 of another. Raises UserError when there are fewer
-    independent groups than folds.
+    Groups are those of their folder: patient 1 of one hospital is not patient 1 of another. Raises UserError when fewer independent groups
+    than folds show a lesion.
     """
     cases = [replace(case, group=f"{k} {case.group}" if case.group else "") for k, folder in enumerate(folders) for case in folder]
-    groups = [[c.name for c in members] for members in components(cases, links)]
-    groups.sort(key=lambda names: (-len(names), content_hash(["fold", *sorted(names)])))
-    sizes = [0] * folds
+    groups = [([c.name for c in members], sum(shows_lesion(c) for c in members)) for members in components(cases, links)]
+    groups.sort(key=lambda group: (-group[1], -len(group[0]), content_hash(["fold", *sorted(group[0])])))
+    sizes = [(0, 0)] * folds  # lesions, cases: what holds no lesion goes by cases
     parts: dict[str, int] = {}
-    for names in groups:
-        fold = sizes.index(min(sizes))
-        sizes[fold] += len(names)
+    for names, lesions in groups:
+        fold = min(range(folds), key=lambda k: (sizes[k] if lesions else sizes[k][::-1], k))
+        sizes[fold] = (sizes[fold][0] + lesions, sizes[fold][1] + len(names))
         parts |= dict.fromkeys(names, fold)
-    if min(sizes) == 0:
-        raise UserError(f"--folds {folds} is more than the {len(groups)} independent groups of training cases.")
+    if not min(sizes)[0]:
+        shown = sum(lesions > 0 for _, lesions in groups)
+        raise UserError(f"--folds {folds} is more than the {shown} independent groups of training cases that show a lesion.")
     return parts

@@ -64,7 +64,7 @@ def import_data(
     source = open_source(data, layout)
     if only is not None:
         source = source.of_class(only)
-    good, bad = [], [f"{p} has no partner: add its mask (or image), or remove it." for p in source.unpaired]
+    good, bad = [], source.lacking
     for entry in source.cases:
         try:
             entry.load()

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import content_of, write_json, write_text
-from polypforge.core.intervals import bootstrap_interval
+from polypforge.core.intervals import LEAST_GROUPS, bootstrap_interval
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import whole_frame
 from polypforge.data.folder import is_data_set, read_data_set
@@ -59,6 +59,7 @@ SLICED_PX = 128
 PERCEPTUAL_SAMPLE = 40  # pictures of each set
 MOST_FOR_LOGITS = 50_000
 LEAST_FOR_SCORE = 500
+LACKING = 0.1  # of a set's frames without lesion: told beside figures of whole frames
 LEAST_OF_A_KIND = 12
 Sample = tuple[list[Image], list[str]]  # pictures, and whom each shows
 
@@ -108,7 +109,7 @@ def evaluate(
         read_pictures(w, s.cases, encoders, seer, seen_by, out / "features", device, spread) for w, s in zip(names, sets, strict=True)
     ]
     figures = [f for kind in KINDS for e in encoders for f in _of_features(pictures, e, kind)]
-    pixels = [_pixels(s, seed) for seed, s in enumerate(sets)]
+    pixels = [_pixels(p, seed) for seed, p in enumerate(pictures)]
     figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
     result = {
         "real": str(real), "synthetic": str(synthetic), "split": split or "all",
@@ -116,7 +117,7 @@ def evaluate(
         "notes": _notes(pictures),
         "figures": [f.to_json() for f in figures],
         "by_size": _by_size(pictures, encoders[0]),
-        "masks": label_figures(sets, pictures, judge),
+        "masks": label_figures(pictures, judge),
         "versions": versions(), "out": str(out),
     }  # fmt: skip
     write_json(out / "evaluation.json", result)
@@ -151,8 +152,9 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
             raise UserError(f"{path} holds no case{f' of the split {split}' if split and path == real else ''}: nothing can be compared.")
         if len(cases) == 1:
             raise UserError(f"{path} holds one case: sets can be compared from two on.")
-    same = {content_of(c.image_path) for c in kept} & {content_of(c.image_path) for c in ours.cases}
-    if len(same) == len({c.image_path for c in ours.cases}):
+    shown = {content_of(c.image_path) for c in ours.cases}
+    same = {content_of(c.image_path) for c in kept} & shown
+    if same == shown:
         raise UserError(f"every picture of {synthetic} lies in {real} too, byte for byte: these are no synthetic ones.")
     if same:
         console.print(f"{len(same)} pictures of {synthetic} lie in {real} too, byte for byte.")
@@ -184,7 +186,7 @@ def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> l
     return found
 
 
-def _pixels(source: Source, seed: int) -> dict[str, Sample]:
+def _pixels(pictures: Pictures, seed: int) -> dict[str, Sample]:
     """A sample of frames and lesions, both LESION_PX a side, with their witnesses. seed: another one for each set, or pictures would be
     paired with their own edits where both sets have one order."""
 
@@ -195,7 +197,10 @@ def _pixels(source: Source, seed: int) -> dict[str, Sample]:
         found = lesion_picture(entry, case)
         return found[0] if found else None
 
-    return {"frame": sampled(source.cases, PIXEL_SAMPLE, seed, frame), "lesion": sampled(source.cases, PIXEL_SAMPLE, seed, lesion)}
+    return {
+        "frame": sampled(pictures.shown("frame"), PIXEL_SAMPLE, seed, frame),
+        "lesion": sampled(pictures.shown("lesion"), PIXEL_SAMPLE, seed, lesion),
+    }
 
 
 def _of_pixels(real_sample: Sample, made_sample: Sample, kind: str, encoder: Encoder, name: str) -> list[Figure]:
@@ -219,7 +224,7 @@ def _of_pixels(real_sample: Sample, made_sample: Sample, kind: str, encoder: Enc
     for what, first in (("within", layers[1]), ("real to synthetic", layers[0])):
         values = _perceptual(first, layers[1], weights)
         used = len(layers[0][0]), len(layers[1][0])
-        interval = bootstrap_interval(values) if len(values) > 1 and lone else None  # else pairs share a scene
+        interval = bootstrap_interval(values) if len(values) >= LEAST_GROUPS and lone else None  # else pairs share a scene
         found.append(Figure(f"perceptual {what}", kind, label, *used, float(np.mean(values)), interval, floor))
     return found
 
@@ -247,6 +252,11 @@ def _notes(pictures: Sequence[Pictures]) -> list[str]:
         sizes = {tuple(row["size"]) for row in part.rows}
         if len(sizes) > 1:
             notes.append(f"The {what} frames have {len(sizes)} sizes; each is stretched to the extractor's square.")
+    bare = [1 - part.count("lesion") / max(1, len(part.rows)) for part in pictures]
+    if max(bare) > LACKING:
+        notes.append(
+            f"{bare[0]:.0%} of the real and {bare[1]:.0%} of the synthetic frames show no lesion, which figures of whole frames see, too."
+        )
     asked = [c.provenance.get("request") for c in pictures[1].cases]
     inpainted = any(not isinstance(r, dict) or r.get("region") for r in asked)  # or nobody knows
     if inpainted and pictures[1].count("lesion"):
@@ -273,27 +283,30 @@ def _by_size(pictures: Sequence[Pictures], encoder: Encoder) -> list[dict[str, A
     return found
 
 
-def label_figures(sets: Sequence[Source], pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
+def label_figures(pictures: Sequence[Pictures], judge: str) -> dict[str, Any] | None:
     """SIM, distributions, sharpness of outlines, agreement with the judge; None without masks on either side."""
-    picks = [[s.cases[k] for k in np.random.default_rng(1).permutation(len(s))[: 4 * PIXEL_SAMPLE]] for s in sets]
-    masks = [[m for c in cases if (m := _outline(c)) is not None] for cases in picks]
-    if not all(masks):
+    shown = [p.shown("lesion") for p in pictures]
+    picks = [[cases[k] for k in np.random.default_rng(1).permutation(len(cases))[: 4 * PIXEL_SAMPLE]] for cases in shown]
+    outlines = [[(m, witness(c)) for c in cases if (m := _outline(c)) is not None] for cases in picks]
+    if not all(outlines):
         return None
-    real, made = masks
+    real, made = ([m for m, _ in part] for part in outlines)
+    witnesses = [[who for _, who in part] for part in outlines]
     result: dict[str, Any] = {"n": {"real": len(real), "synthetic": len(made)}}
     for measure in ("pixels", "iou"):
         for turns in (False, True):
             name = f"sim {measure}{' with turns' if turns else ''}"
             floor = mask_similarity(real, None, measure, turns) if len(real) > 1 else None
             result[name] = {"value": mask_similarity(made, real, measure, turns), "real to other real": floor}
-    result["distributions"] = distribution_distances(real, made)
+    result["distributions"] = distribution_distances(real, made, *witnesses)
     for name in ("sharpness", "agreement"):
         result[name] = {"judge": judge} if name == "agreement" else {}
         for what, p in zip(("real", "synthetic"), pictures, strict=True):
-            told = [(row[name], witness(c)) for c, row in zip(p.cases, p.rows, strict=True) if np.isfinite(row.get(name) or np.nan)]
+            told = [(row[name], witness(c)) for c, row in zip(p.cases, p.rows, strict=True) if row.get(name) is not None]
+            told = [(value, who) for value, who in told if np.isfinite(value)]  # 0 counts: nothing was found where the label is
             values, names = [v for v, _ in told], [who for _, who in told]
-            if len(set(names)) > 1:
-                interval = bootstrap_interval(values, groups=names)
+            if values:
+                interval = bootstrap_interval(values, groups=names) if len(set(names)) >= LEAST_GROUPS else None
                 result[name][what] = {"value": float(np.mean(values)), "interval": interval, "n": len(values)}
     return result
 

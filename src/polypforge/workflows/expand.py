@@ -193,7 +193,8 @@ def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Ope
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
     minutes = max(1, round(num * each / ACCEPTED / 60))
     console.print(
-        f"{len(opened.cases('train'))} frames to work from. {num} accepted cases will take about {minutes} min{tuning} ({each:.1f} s a "
+        f"{len(opened.cases('train'))} frames to work from, {len(opened.lesions('train'))} of them with a lesion. {num} accepted cases "
+        f"will take about {minutes} min{tuning} ({each:.1f} s a "
         f"case and what gates take; {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 

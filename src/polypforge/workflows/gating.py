@@ -311,6 +311,6 @@ def spoil_children(requests: Sequence[Request], verdicts: dict[str, Verdict]) ->
 
 
 def _sample(opened: Opened, split: str, most: int) -> list[str]:
-    names = [c.name for c in opened.cases(split)]
+    names = [c.name for c in opened.lesions(split)]
     order = numpy_rng(0, f"gates {split}").permutation(len(names))[:most]
     return [names[i] for i in sorted(order)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,16 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import content_of, read_json, write_json
-from polypforge.core.seeding import content_hash
+from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase, state_of
-from polypforge.data.split import components, split_cases
+from polypforge.data.split import components, scenes_of, split_cases
 
 MIN_CASES = 4
 NEAR_HELD_OUT = "near-duplicate of a held-out case"  # a reason to leave a training case out
 CACHED_FRAMES = 64
+LEAST_NORMAL, NORMAL_PER_LESION = 200, 3  # of frames without lesion, all of which are held in memory when a model learns
 
 
 @dataclass
@@ -36,6 +37,29 @@ class Opened:
 
     def cases(self, split: str) -> list[SourceCase]:
         return [c for c in self.source.cases if c.split == split]
+
+    def lesions(self, split: str) -> list[SourceCase]:
+        """Those that show a lesion."""
+        return [c for c in self.cases(split) if c.lesion]
+
+    def scenes(self) -> dict[str, str]:
+        """Name of each case -> what it shows: cases of one group, and near-duplicates, show the same."""
+        return scenes_of(self.source.cases, self.report.pairs)
+
+    def to_learn(self, split: str, seed: int) -> list[SourceCase]:
+        """What a model should learn from: all that shows a lesion, and of the other frames no more than it would look at, from as many
+        scenes as possible. All of them where nothing shows a lesion."""
+        lesions = self.lesions(split)
+        most = max(LEAST_NORMAL, NORMAL_PER_LESION * len(lesions))
+        normal = [c for c in self.cases(split) if not c.lesion]
+        if not lesions or len(normal) <= most:
+            return self.cases(split)
+        shuffled = [normal[k] for k in numpy_rng(seed, "frames without lesion", split).permutation(len(normal))]
+        turn = {c.name: k for members in components(shuffled, self.report.pairs) for k, c in enumerate(members)}  # one of each scene first
+        kept = {c.name for c in sorted(shuffled, key=lambda case: turn[case.name])[:most]}
+        if split == "train":
+            console.print(f"Learning from {most} of {len(normal)} frames without lesion, beside {len(lesions)} with one.")
+        return [c for c in self.cases(split) if c.lesion or c.name in kept]
 
     def loader(self):
         """A function name -> Case that keeps the last frames in memory."""
@@ -78,7 +102,7 @@ def run_check(source: Source, cache: Path | None = None) -> CheckReport:
     state = file_state(source)
     if cache and cache.exists():
         stored = read_json(cache)
-        if stored.get("state") == state:
+        if stored.get("state") == state and "lesions" in stored["report"]:
             return CheckReport.from_json(stored["report"])
     columns = (TextColumn("checking {task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -121,8 +145,8 @@ def open_checked(
     if errors:
         skipped["bad file"] = sorted({n for f in errors for n in f.cases})
         console.print(f"Leaving out {len(skipped['bad file'])} bad files (--skip-bad).")
-    usable = set(report.usable)
-    cases = [c for c in source.cases if c.name in usable]
+    usable, lesions = set(report.usable), set(report.lesions)
+    cases = [replace(c, lesion=c.name in lesions) for c in source.cases if c.name in usable]
     if len(cases) < min_cases:
         raise UserError(f"{data} has {len(cases)} usable case(s): at least {min_cases} labelled cases are needed.")
     synthetic = [c.name for c in cases if c.provenance.get("synthetic")]
@@ -137,6 +161,9 @@ def open_checked(
         cases = [c for c in cases if c.name not in leaking]
     if len(cases) < min_cases:
         raise UserError(f"{data} has {len(cases)} case(s) left to learn from: at least {min_cases} labelled real cases are needed.")
+    shown = sum(bool(c.lesion) for c in cases)
+    if 0 < shown < min_cases:
+        raise UserError(f"{data} shows a lesion in {shown} of its {len(cases)} cases: at least {min_cases} with one are needed.")
     if not any(c.split == "val" for c in cases):
         for case in cases:
             case.split = "" if case.split == "train" else case.split

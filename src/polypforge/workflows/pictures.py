@@ -48,10 +48,13 @@ class Pictures:
     def count(self, kind: str) -> int:
         return len(self.rows) if kind == "frame" else sum(row["lesion"] for row in self.rows)
 
+    def shown(self, kind: str) -> list[SourceCase]:
+        """The cases of that kind's pictures, in order."""
+        return [c for c, row in zip(self.cases, self.rows, strict=True) if kind == "frame" or row["lesion"]]
+
     def groups(self, kind: str) -> NDArray:
         """(count,) of each picture the patient, video or scene (a synthetic one has that of its background), or its frame."""
-        shown = [c for c, row in zip(self.cases, self.rows, strict=True) if kind == "frame" or row["lesion"]]
-        return np.array([witness(c) for c in shown])
+        return np.array([witness(c) for c in self.shown(kind)])
 
 
 def stamps(encoders: Sequence[Encoder]) -> list[str]:

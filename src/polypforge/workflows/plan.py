@@ -80,7 +80,7 @@ def plan_requests(
     wanted = [] if places is not None and want == MATCH else quotas(want, census.lesions)
     planner = Planner(
         names, load, census.lesions, seed, WITHOUT_REMOVAL, masks, wanted,
-        outlines_of(outlines, census.lesions, seed, device) if outlines else None, places,
+        outlines_of(outlines, census.lesions, seed, device) if outlines else None, places, opened.scenes(),
     )  # fmt: skip
     requests: list[Request] = []
     with Progress(TextColumn("planning"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
@@ -166,14 +166,16 @@ def make_planner(opened: Opened, load, seed: int, recipe: Recipe, config: PlanCo
     check_wish(want, type(recipe))
     names = [c.name for c in opened.cases("train")]
     references: list[Lesion] = []
-    for pick in numpy_rng(seed, "references").permutation(len(names)):
-        references += measure_lesions(load(names[pick]))
+    shown = [c.name for c in opened.lesions("train")]
+    for pick in numpy_rng(seed, "references").permutation(len(shown)):
+        references += measure_lesions(load(shown[pick]))
         if len(references) >= REFERENCES:
             break
     if "background" in recipe.needs:
         config = config or (PlanConfig() if recipe.removes else WITHOUT_REMOVAL)
         wanted = quotas(want, references) if want is not None else []
-        return Planner(_paintable(opened), load, references, seed, config, shapes="mask" in recipe.needs, wanted=wanted)
+        shapes = "mask" in recipe.needs
+        return Planner(_paintable(opened), load, references, seed, config, shapes, wanted, scenes=opened.scenes())
     if "mask" in recipe.needs:
         return MaskPlanner(names, load, references, seed)
     return FreePlanner(references, seed)

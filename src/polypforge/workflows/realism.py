@@ -91,7 +91,7 @@ def _drawn(requests: Sequence[Request], store: CaseStore) -> Lesions:
 
 
 def _real(opened: Opened, load: LoadBackground) -> Lesions:
-    names = [c.name for c in opened.source.cases if c.split in ("train", "val")]
+    names = [c.name for c in opened.source.cases if c.split in ("train", "val") and c.lesion]
     lesions = Lesions()
     for i in numpy_rng(0, "critic").permutation(len(names))[:MOST]:
         case = load(names[i])

@@ -106,7 +106,7 @@ def _open_or_create(out: Path, encoder: Encoder, provenance: dict[str, Any]) -> 
 
 
 def _add_all(database: ReferenceDatabase, opened: Opened, recipe: Recipe, encoder: Encoder, batch_size: int, seed: int) -> int:
-    cases, groups = opened.cases("train"), _groups(opened)
+    cases, groups = opened.lesions("train"), _groups(opened)
     known = {r.key for r in database.references}
     store = FeatureStore(encoder, batch_size=batch_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -48,7 +48,7 @@ def write_report(
     pictures, top, text = _neighbours(opened, load, lesions, store)
     page = Page(
         title="PolypForge: expanded data set",
-        lead=f"{len(accepted)} synthetic cases made from {len(opened.cases('train'))} real ones of {opened.source.path.name}.",
+        lead=f"{len(accepted)} synthetic cases made from {_counted(opened)} of {opened.source.path.name}.",
         numbers=_numbers(made, accepted, verdicts, calibration),
         warnings=_warnings(opened, made, accepted, top, int(settings["num"])),
         accepted=[_picture(r, store.load(r.id), load, verdicts) for r in accepted[:SHOWN]],
@@ -101,6 +101,11 @@ def _numbers(made, accepted, verdicts, calibration) -> list[dict[str, str]]:
     return numbers
 
 
+def _counted(opened: Opened) -> str:
+    lesions, frames = len(opened.lesions("train")), len(opened.cases("train"))
+    return f"{frames} real ones" if lesions == frames else f"{lesions} real ones and {frames - lesions} frames without lesion"
+
+
 def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]:
     texts = []
     if len(accepted) < num:
@@ -111,10 +116,13 @@ def _warnings(opened: Opened, made, accepted, top: float, num: int) -> list[str]
         )
     for reason, names in opened.skipped.items():
         texts.append(f"{len(names)} case(s) were left out ({reason}): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
-    if len(opened.cases("train")) < 50:
+    if len(opened.lesions("train")) < 50:
         texts.append(
-            f"Only {len(opened.cases('train'))} real cases: the synthetic ones can't show more variety than the shipped weights bring."
+            f"Only {len(opened.lesions('train'))} real cases with a lesion: the synthetic ones can't show more variety than the shipped "
+            "weights bring."
         )
+    if not opened.lesions("val"):
+        texts.append("No lesion was set aside to test the gates on: what share of real ones would pass them is not known.")
     return texts
 
 
@@ -179,7 +187,7 @@ def _charts(references: list[Attributes], lesions: list[_Drawn], opened: Opened,
         paired_histogram(t, [getattr(a, k) for a in references], [getattr(a, k) for a in synthetic], lo, hi)
         for k, (t, lo, hi) in ranges.items()
     ]
-    real = [load(c.name) for c in opened.cases("train")[:60]]
+    real = [load(c.name) for c in opened.lesions("train")[:60]]
     places = [_centre(c.mask) for c in real if c.mask is not None and c.mask.any()]
     made = [drawn.centre for drawn in lesions]
     return [*charts, place_map("where real lesions lie", places, "#7a8794"), place_map("where synthetic lesions lie", made, "#d9714e")]
@@ -189,7 +197,7 @@ def _neighbours(opened: Opened, load: LoadBackground, lesions: list[_Drawn], sto
     """The accepted cases with the most similar real lesions, the highest correlation, and a sentence on what it means."""
     names: list[tuple[str, int]] = []
     bank: list[np.ndarray] = []
-    for entry in opened.cases("train"):
+    for entry in opened.lesions("train"):
         if len(bank) >= COMPARED_REAL:
             break
         case = load(entry.name)

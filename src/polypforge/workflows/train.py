@@ -163,12 +163,12 @@ def train(
         open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
     ]
     unwanted = set(leave_out)
-    train_cases = [c.load() for o in opened for c in o.cases("train") if c.name not in unwanted]
-    held_cases = [c.load() for o in opened for c in o.cases("val")]
+    train_cases = [c.load() for o in opened for c in o.to_learn("train", training.seed) if c.name not in unwanted]
+    held_cases = [c.load() for o in opened for c in o.to_learn("val", training.seed)]
     variety = VARIETIES[phantom.variety]
     train_cases += [render(phantom.first_seed + i, phantom.size, variety=variety) for i in range(phantom.frames)]
-    if not held_cases:
-        held_cases = [render(10**6 + i, phantom.size, variety=variety) for i in range(16)]
+    if not any(o.lesions("val") for o in opened):  # frames without one say little of a model of lesions
+        held_cases += [render(10**6 + i, phantom.size, variety=variety) for i in range(16)]
     console.print(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
         f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."

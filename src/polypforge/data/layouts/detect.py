@@ -10,9 +10,10 @@ from pathlib import Path
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import image_files
+from polypforge.core.types import NORMAL
 from polypforge.data.folder import is_data_set, read_data_set
 from polypforge.data.layouts import boxes, classes, pairs
-from polypforge.data.source import Source
+from polypforge.data.source import Source, SourceCase, known_label
 
 LAYOUTS: dict[str, Callable[[Path], Source]] = {
     "data set": read_data_set,
@@ -139,7 +140,8 @@ def _text(path: Path) -> str:
 
 
 def _read_cases_csv(source: Source) -> None:
-    """`cases.csv`: `name` and any of `role` or `split`, `patient` or `video` or `group`, `label`, `centre` or `site`."""
+    """`cases.csv`: `name` and any of `role` or `split`, `patient` or `video` or `group`, `label`, `centre` or `site`. A frame whose
+    label is `normal` needs no mask."""
     path = source.path / "cases.csv"
     if not path.is_file() or source.layout == "data set":
         return
@@ -150,13 +152,18 @@ def _read_cases_csv(source: Source) -> None:
     if table and "name" not in table[0]:
         raise UserError(f"{path} has no column 'name': its first line must name the columns, separated by commas.")
     rows = {row["name"]: row for row in table}
+    for image in list(source.unpaired):  # a frame that is known to show nothing needs no mask
+        if known_label((rows.get(image.stem) or {}).get("label") or "") == NORMAL and pairs.is_frame(source.path, image):
+            source.cases.append(SourceCase(image.stem, image))
+            source.unpaired.remove(image)
+    _refuse_equal_names(source)
     for case in source.cases:
         row = rows.get(case.name)
         if row is None:
             raise UserError(f"{path} has no row for '{case.name}'.")
         case.split = row.get("split") or row.get("role") or case.split
         case.group = row.get("group") or row.get("patient") or row.get("video") or case.group
-        case.label = row.get("label") or case.label
+        case.label = known_label(row.get("label") or "") or case.label
         site = row.get("site") or row.get("centre")
         if site:
             case.provenance["site"] = site

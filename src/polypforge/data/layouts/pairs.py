@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polypforge.core.errors import UserError
 from polypforge.core.images import image_files, read_mask
-from polypforge.core.types import Mask
+from polypforge.core.types import NORMAL, Mask
 from polypforge.data.source import ANY_CLASS, Source, SourceCase
 
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "original", "originals", "frames", "etis-laribpolypdb", "train"}
@@ -25,6 +25,7 @@ MASK_FOLDERS = {
     "train_gt",
     "annotations",
 }
+NORMAL_FOLDERS = {"normal", "normals", "negative", "negatives"}
 _AFFIX = re.compile(r"(^(mask|gt)[ _-]+)|([ _-]+(mask|gt|seg|segmentation|groundtruth|ground_truth)$)", re.IGNORECASE)
 
 
@@ -98,15 +99,29 @@ def _lesion(path: Path) -> dict[str, Mask]:
 
 
 def read_pairs(root: Path) -> Source:
-    """Every image that has a mask; the others are listed as `unpaired`."""
+    """Every image that has a mask, and those in folders named `normal` or `negative`, which need none; others are `unpaired`."""
     pairs, alone = pair_files(root)
-    names = unique_names([image for image, _ in pairs], root)
+    normal = _normal_files(root, {path for pair in pairs for path in pair})
+    names = unique_names([*(image for image, _ in pairs), *normal], root)
     cases = [SourceCase(names[image], image, partial(_lesion, mask), (mask,)) for image, mask in pairs]
-    return Source(root, "pairs", cases, alone)
+    return Source(
+        root, "pairs", [*cases, *(SourceCase(names[path], path, label=NORMAL) for path in normal)], [p for p in alone if p not in normal]
+    )
+
+
+def _normal_files(root: Path, paired: set[Path]) -> list[Path]:
+    """Frames without a mask in folders that are named for frames without lesion."""
+    folders = [f for f in root.rglob("*") if f.is_dir() and _plain(f) in NORMAL_FOLDERS]
+    return sorted({path for folder in folders for path in image_files(folder) if path not in paired and is_frame(root, path)})
+
+
+def is_frame(root: Path, path: Path) -> bool:
+    """Whether a picture below `root` is no mask, by the folders that it lies in."""
+    return not any(_plain(folder) in MASK_FOLDERS for folder in path.relative_to(root).parents if folder.name)
 
 
 def read_normal(root: Path) -> Source:
     """A folder of frames without lesions."""
     files = image_files(root)
     names = unique_names(files, root)
-    return Source(root, "normal", [SourceCase(names[f], f, label="normal") for f in files])
+    return Source(root, "normal", [SourceCase(names[f], f, label=NORMAL) for f in files])

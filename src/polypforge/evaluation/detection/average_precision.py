@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.intervals import group_weights
+from polypforge.core.intervals import LEAST_GROUPS, group_weights
 from polypforge.core.types import Box
 from polypforge.masks.shapes import box_iou
 
@@ -79,7 +79,7 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]], resamples: int = 300,
     """{"n", "measures": {name: {"value", "interval"}}}: AP50, AP50-95, precision, recall, F1.
 
     runs: rows of the same images by one network or several, whose mean is told. Intervals: 95 %, of these networks on other images,
-    bootstrap over groups. Raises ValueError for no rows.
+    bootstrap over groups (None for fewer than LEAST_GROUPS). Raises ValueError for no rows.
     """
     if not runs or not runs[0]:
         raise ValueError("there is nothing to summarise")
@@ -88,7 +88,9 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]], resamples: int = 300,
     values = _measures(ranked, np.ones(len(rows)))
     spread = np.array([list(_measures(ranked, w).values()) for w in drawn])
     low, high = np.nanquantile(spread, [0.025, 0.975], axis=0)
-    return {"n": len(rows), "measures": {k: {"value": v, "interval": (low[i], high[i])} for i, (k, v) in enumerate(values.items())}}
+    enough = len({r["group"] for r in rows}) >= LEAST_GROUPS
+    told = {k: {"value": v, "interval": (low[i], high[i]) if enough else None} for i, (k, v) in enumerate(values.items())}
+    return {"n": len(rows), "measures": told}
 
 
 def _measures(runs: Sequence[Ranked], weights: NDArray[np.float64]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Box, Case, Image, Mask
+from polypforge.data.prepared import NORMAL_SHARE
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
 from polypforge.masks.shapes import box_mask, component_boxes, components
@@ -262,7 +263,8 @@ class LesionDetector(SavedNet, Trainable):
         return Frame(case.name, cv2.resize(case.image, size, interpolation=cv2.INTER_AREA), tuple(small))
 
     def prepare(self, cases: Sequence[Case]) -> Mixture[Frame]:
-        return Mixture([self.frame(case) for case in cases])
+        frames = sorted((self.frame(case) for case in cases), key=lambda frame: not frame.lesions)
+        return Mixture(frames, normal=sum(not f.lesions for f in frames), normal_share=NORMAL_SHARE)
 
     def training_batch(self, pool: Sequence, batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; boxes (B, MOST_LESIONS, 4) in pixels; count (B,): how many of them are boxes."""
@@ -314,9 +316,10 @@ class LesionDetector(SavedNet, Trainable):
 def _batch(examples: Sequence[tuple[Image, list[Mask]]]) -> Batch:
     boxes, counts = np.zeros((len(examples), MOST_LESIONS, 4), np.float32), np.zeros(len(examples), np.int64)
     for k, (_, masks) in enumerate(examples):
-        kept: list[Box] = [b for m in masks for b in component_boxes(m, LEAST_PX)[:1] if min(b[2] - b[0], b[3] - b[1]) >= LEAST_PX]
-        counts[k] = len(kept)
-        for j, box in enumerate(kept):
+        # all parts of each: augmentation mirrors what enters from outside, and a lesion's reflection is one to a detector
+        kept: list[Box] = [b for m in masks for b in component_boxes(m, LEAST_PX) if min(b[2] - b[0], b[3] - b[1]) >= LEAST_PX]
+        counts[k] = min(len(kept), MOST_LESIONS)
+        for j, box in enumerate(kept[:MOST_LESIONS]):
             boxes[k, j] = box
     images = to_unit(np.stack([image for image, _ in examples]))
     return {"image": images, "boxes": torch.from_numpy(boxes), "count": torch.from_numpy(counts)}

@@ -40,15 +40,25 @@ def at_longest(mask: Mask) -> Mask:
     return cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) >= 128
 
 
-def distribution_distances(real: Sequence[Mask], made: Sequence[Mask]) -> dict[str, dict[str, float]]:
-    """For each of NAMES: Wasserstein distance, Kolmogorov-Smirnov p, means. Raises ValueError when a set shows no lesion."""
-    rows = [[d for mask in masks if (d := describe(mask)) is not None] for masks in (real, made)]
+def distribution_distances(
+    real: Sequence[Mask], made: Sequence[Mask], real_groups: Sequence[str] = (), made_groups: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
+    """For each of NAMES: Wasserstein distance, Kolmogorov-Smirnov p, means. Raises ValueError when a set shows no lesion.
+
+    groups: of each mask (patient, video, scene), where some are of one: p then looks at the first mask of each group alone, as the others
+    are no witnesses of their own.
+    """
+    rows, lone = [], []
+    for masks, groups in ((real, real_groups), (made, made_groups)):
+        told = [(d, g) for mask, g in zip(masks, groups or map(str, range(len(masks))), strict=True) if (d := describe(mask)) is not None]
+        rows.append([d for d, _ in told])
+        lone.append(list({g: d for d, g in reversed(told)}.values()))
     if not all(rows):
         raise ValueError("one of the sets shows no lesion")
     found = {}
     for name in NAMES:
         a, b = (np.array([row[name] for row in part]) for part in rows)
-        ks = ks_2samp(a, b)
+        ks = ks_2samp(*([row[name] for row in part] for part in lone))
         found[name] = {
             "real": float(a.mean()), "made": float(b.mean()), "distance": float(wasserstein_distance(a, b)), "p": float(ks.pvalue),
         }  # fmt: skip

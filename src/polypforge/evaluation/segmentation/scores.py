@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.core.images import brightest_channel, shrunk_size
-from polypforge.core.intervals import group_weights
+from polypforge.core.intervals import LEAST_GROUPS, group_weights
 from polypforge.core.types import Image, Mask
 from polypforge.masks.attributes import SIZES
 from polypforge.masks.shapes import dilate, rim
@@ -103,20 +103,36 @@ def colour_contrast(image: Image, lesion: Mask) -> float:
 def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """{"n", "groups", "imagewise": {measure: {"value", "interval"}}, "micro": ..., "by": {kind: {"n", "dice", "interval"}}}.
 
-    runs: scores of the same images by one network or several, whose mean is told. imagewise: mean over images (micro-imagewise of
-    segmentation-models-pytorch); micro: of all pixels summed. Intervals: 95 %, of these networks on other images, bootstrap over groups.
-    Raises ValueError for no scores.
+    runs: scores of the same images by one network or several, whose mean is told. imagewise: mean over images that show a lesion, over all
+    for the accuracy (micro-imagewise of segmentation-models-pytorch counts an image without lesion in which nothing is found as 1, which
+    many of them would make of any network); micro: of all pixels summed. by "without lesion": the share in which nothing is found.
+    Intervals: 95 %, of these networks on other images, bootstrap over groups; None for fewer than LEAST_GROUPS. Raises ValueError for no
+    scores, or none of a lesion.
     """
     if not runs or not runs[0]:
         raise ValueError("there is nothing to summarise")
     scores = runs[0]
+    shows = lesion_shown(scores)
+    if not shows.any():
+        raise ValueError("no image shows a lesion")
     counts = np.stack([[s.counts for s in run] for run in runs])  # (runs, images, 4)
     weights = group_weights([s.group for s in scores], resamples, seed)
     each = {name: measure(counts).mean(0) for name, measure in MEASURES.items()}
     each["hausdorff95"] = np.mean([[s.hausdorff95 for s in run] for run in runs], 0)
-    imagewise = {name: {"value": float(v.mean()), "interval": _quantiles(weights @ v / weights.sum(1))} for name, v in each.items()}
+
+    def told(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> dict[str, Any]:
+        sums = weights[:, chosen].sum(1)
+        draws = (weights[:, chosen] @ values[chosen])[sums > 0] / sums[sums > 0]
+        enough = len({s.group for s, picked in zip(scores, chosen, strict=True) if picked}) >= LEAST_GROUPS
+        return {"value": float(values[chosen].mean()), "interval": _quantiles(draws) if enough else None}
+
+    imagewise = {name: told(values, shows | (name == "accuracy")) for name, values in each.items()}
+    several = len({s.group for s in scores}) >= LEAST_GROUPS
     pooled = weights @ counts
-    micro = {n: {"value": float(m(counts.sum(1)).mean()), "interval": _quantiles(m(pooled).mean(0))} for n, m in MEASURES.items()}
+    micro = {
+        n: {"value": float(m(counts.sum(1)).mean()), "interval": _quantiles(m(pooled).mean(0)) if several else None}
+        for n, m in MEASURES.items()
+    }
     kinds = {f"{name} lesions": [low <= np.sqrt(s.size) < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
     kinds |= {"flat-looking": [s.contrast < FLAT_LOOKING for s in scores], "raised-looking": [s.contrast >= FLAT_LOOKING for s in scores]}
     kinds["without lesion"] = [s.size == 0 for s in scores]
@@ -124,10 +140,14 @@ def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed:
     for kind, picked in kinds.items():
         chosen = np.array(picked)
         if chosen.any():
-            sums = weights[:, chosen].sum(1)
-            draws = (weights[:, chosen] @ each["dice"][chosen])[sums > 0] / sums[sums > 0]
-            by[kind] = {"n": int(chosen.sum()), "dice": float(each["dice"][chosen].mean()), "interval": _quantiles(draws)}
+            dice = told(each["dice"], chosen)
+            by[kind] = {"n": int(chosen.sum()), "dice": dice["value"], "interval": dice["interval"]}
     return {"n": len(scores), "groups": len({s.group for s in scores}), "imagewise": imagewise, "micro": micro, "by": by}
+
+
+def lesion_shown(scores: Sequence[ImageScore]) -> NDArray[np.bool_]:
+    """(n,): which images show a lesion."""
+    return np.array([s.size > 0 for s in scores])
 
 
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:

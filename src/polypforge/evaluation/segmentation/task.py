@@ -10,7 +10,7 @@ import numpy as np
 from polypforge.core.types import Case
 from polypforge.evaluation.comparison import Statistic, mean_of
 from polypforge.evaluation.segmentation.network import LesionSegmenter
-from polypforge.evaluation.segmentation.scores import ImageScore, score_image, summarise
+from polypforge.evaluation.segmentation.scores import ImageScore, lesion_shown, score_image, summarise
 
 NAME = "segmentation"
 MAIN = "Dice"
@@ -29,8 +29,10 @@ def score(network: LesionSegmenter, cases: Iterable[Case]) -> list[dict[str, Any
 
 
 def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
-    """Mean Dice over images, for each run."""
-    return mean_of(np.array([[ImageScore(**row).dice for row in rows] for rows in runs]))
+    """Mean Dice over images that show a lesion, for each run."""
+    scores = [[ImageScore(**row) for row in rows] for rows in runs]
+    shows, dice = lesion_shown(scores[0]), np.array([[s.dice for s in run] for run in scores])
+    return lambda weights: mean_of(dice[:, shows])(weights[shows])
 
 
 def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Attributes, Image, Mask
-from polypforge.data.prepared import Prepared, random_window
+from polypforge.data.prepared import Prepared, draw_case, random_window
 from polypforge.masks import attributes
 from polypforge.masks.pseudo import lesion_free_region, lesion_region
 from polypforge.masks.shapes import box_mask
@@ -45,8 +45,9 @@ def request_vector(is_polyp: bool, lesion: Attributes | dict[str, float] | None)
 def draw(pool: Sequence[Prepared], config: ForgeConfig, rng: np.random.Generator) -> Example:
     """One random example; frames that offer no usable region are passed over."""
     for _ in range(100):
-        chosen = pool[rng.integers(len(pool))]
-        normal = not chosen.boxes or rng.random() < config.normal_share
+        normal = rng.random() < config.normal_share
+        chosen = pool[rng.integers(len(pool))] if normal else draw_case(pool, rng, 0.0)
+        normal = normal or not chosen.boxes
         example = _draw_normal(chosen, config, rng) if normal else _draw_lesion(chosen, config, rng)
         if example is not None:
             return example

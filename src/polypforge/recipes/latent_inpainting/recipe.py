@@ -23,7 +23,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import NORMAL, Case, Image, Mask
-from polypforge.data.prepared import Prepared, prepare, random_window
+from polypforge.data.prepared import Prepared, draw_case, prepare, random_window
 from polypforge.diffusion.gaussian import Errors, GaussianDiffusion
 from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.noise import SampleNoise
@@ -122,7 +122,7 @@ class LatentInpainting(Recipe):
         for _ in range(MISSES * batch_size):
             if len(examples) == batch_size:
                 break
-            example = self._example(pool[rng.integers(len(pool))], int(rng.integers(self.config.views)), rng)
+            example = self._example(draw_case(pool, rng), int(rng.integers(self.config.views)), rng)
             if example is not None:
                 examples.append(example)
         if len(examples) < batch_size:

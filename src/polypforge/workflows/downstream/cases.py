@@ -8,9 +8,8 @@ from pathlib import Path
 
 from polypforge.core.errors import UserError
 from polypforge.core.seeding import content_hash, numpy_rng
-from polypforge.core.types import NORMAL
-from polypforge.data.source import SourceCase
-from polypforge.data.split import components
+from polypforge.data.source import SourceCase, shows_lesion
+from polypforge.data.split import components, scenes_of
 from polypforge.evaluation.plan import ALL, Plan
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.overlap import refuse_overlap
@@ -20,24 +19,26 @@ from polypforge.workflows.overlap import refuse_overlap
 class Draw:
     """One random choice: of each size, the cases learned from (smaller sizes lie within larger ones), and those for validation. The first
     `labelled` of a size show a lesion, the others are the frames without one. apart: names of cases on neither side, as they hang together
-    with validation cases."""
+    with validation cases. pool: how many labelled cases it was drawn from."""
 
     number: int
     learned: Mapping[int, tuple[SourceCase, ...]]
     labelled: Mapping[int, int]
     validation: tuple[SourceCase, ...]
     apart: frozenset[str] = frozenset()
+    pool: int = 0
 
     def real(self, size: int, share: float) -> tuple[SourceCase, ...]:
-        """A share of the labelled cases with all frames without a lesion; nothing for a share of nothing."""
+        """A share of the labelled cases with all frames without a lesion; nothing for a share that is less than one case."""
         cases, labelled = self.learned[size], self.labelled[size]
-        return (*cases[: round(share * labelled)], *cases[labelled:]) if share else ()
+        wanted = round(share * labelled)
+        return (*cases[:wanted], *cases[labelled:]) if wanted else ()
 
 
 def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
     """Whole groups of near-duplicates go to one side. Raises UserError when the data are too few."""
     usable = [c for c in opened.source.cases if c.split in ("train", "val")]
-    lesions = {c.name for c in usable if _shows_lesion(c)}
+    lesions = {c.name for c in usable if shows_lesion(c)}
     groups = components(usable, opened.report.pairs)
     normal = [c for c in usable if c.name not in lesions]
     needed = max(plan.sizes) + plan.validation
@@ -49,10 +50,6 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
     boxes_only = [name for name in sorted(lesions) if next(c for c in usable if c.name == name).read_masks is None]
     if plan.task == "segmentation" and boxes_only:
         raise UserError(f"{opened.source.path} has boxes but no mask of '{boxes_only[0]}': segmenters learn from masks.")
-    if plan.normal > len(normal):
-        raise UserError(
-            f"{opened.source.path} has {len(normal)} frames without lesion, but the plan asks for {plan.normal}: --set normal=N."
-        )
     draws = []
     for number in range(plan.draws):
         rng = numpy_rng("downstream draw", number)
@@ -61,8 +58,9 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
         validation = order[: plan.validation]
         taken = {of_group[c.name] for c in validation}
         rest = [c for c in order[plan.validation :] if of_group[c.name] not in taken]
-        wanted = len(normal) if plan.normal < 0 else plan.normal
-        extra = [normal[i] for i in sorted(rng.permutation(len(normal))[:wanted]) if of_group[normal[i].name] not in taken]
+        free = [c for c in normal if of_group[c.name] not in taken]
+        wanted = len(free) if plan.normal < 0 else plan.normal
+        extra = [free[i] for i in sorted(rng.permutation(len(free))[:wanted])]
         if len(rest) < max(*plan.sizes, 1):
             raise UserError(
                 f"{opened.source.path}: near-duplicates of validation cases leave {len(rest)} of {max(plan.sizes)} cases: lower sizes."
@@ -71,14 +69,8 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
         learned = {n: tuple(replace(c, split="train") for c in [*cases, *extra]) for n, cases in shown.items()}
         labelled = {n: len(cases) for n, cases in shown.items()}
         apart = {c.name for c in usable if of_group[c.name] in taken} - {c.name for c in validation}
-        draws.append(Draw(number, learned, labelled, tuple(validation), frozenset(apart)))
+        draws.append(Draw(number, learned, labelled, tuple(validation), frozenset(apart), len(rest)))
     return draws
-
-
-def _shows_lesion(case: SourceCase) -> bool:
-    if case.label:
-        return case.label != NORMAL
-    return bool(case.boxes) or (case.read_masks is not None and any(mask.any() for mask in case.read_masks().values()))
 
 
 def open_tests(
@@ -104,10 +96,10 @@ def open_tests(
         refuse_overlap(learned, cases, f"{opened.source.path} and the test cases of {folder}", checks / f"overlap-{cache.name}")
         tests[folder.name if folder.name not in tests else str(folder)] = _grouped(cases, other)
     for name, cases in tests.items():
-        bare = [c.name for c in cases if c.read_masks is None and _shows_lesion(c)]
+        bare = [c.name for c in cases if c.read_masks is None and shows_lesion(c)]
         if masks and bare:
             raise UserError(f"{name} shows a lesion in '{bare[0]}' but has no mask of it: segmenters are tested on masks.")
-        if not masks and not any(_shows_lesion(c) for c in cases):
+        if not masks and not any(shows_lesion(c) for c in cases):
             raise UserError(f"{name} shows no lesion that a detector could find: test on cases with some.")
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
@@ -116,5 +108,5 @@ def open_tests(
 
 def _grouped(cases: Sequence[SourceCase], opened: Opened) -> tuple[SourceCase, ...]:
     """The cases, those of one group or of near-duplicate frames under one name."""
-    scenes = {c.name: members[0].name for members in components(cases, opened.report.pairs) for c in members}
+    scenes = scenes_of(cases, opened.report.pairs)
     return tuple(replace(c, group=scenes[c.name]) for c in cases)

@@ -34,7 +34,7 @@ from polypforge.workflows.downstream.cell import Job, quiet_worker, run, setting
 from polypforge.workflows.downstream.results import Results, write_results
 from polypforge.workflows.downstream.supply import Made, identity, make, refuse_foreign
 from polypforge.workflows.expand import refuse_what_cannot_be_expanded
-from polypforge.workflows.opened import files_of, keep_report, open_checked
+from polypforge.workflows.opened import files_of, fingerprint_of, keep_report, open_checked
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes
 
 NOTHING = Made((), (), ())
@@ -123,7 +123,8 @@ def downstream(
             raise UserError(f"{supply.folder} is no folder: a supply made elsewhere needs one.")
         if not supply.folder:
             read_gates(supply.gates)
-    refuse_nesting(train, out)
+    for folder in (train, *map(Path, tests), *(Path(s.folder) for s in plan.supplies.values() if s.folder)):
+        refuse_nesting(folder, out)
     fresh = not out.exists()
     described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests], FILES: files_of(train, layout)}
     cache = out / "checks" / "train.json"
@@ -137,7 +138,7 @@ def downstream(
     try:
         masks = plan.task == "segmentation"
         found = open_tests(opened, [Path(t) for t in tests], list(seen.values()), out / "checks", skip_bad, masks)
-        refuse_foreign(plan, found, draws, out / "checks")
+        refuse_foreign(plan, found, draws, out / "checks", fingerprint_of(opened.source))
     except UserError:
         if fresh:  # mended data must find the folder free
             shutil.rmtree(out)
@@ -150,7 +151,8 @@ def downstream(
     later = plan.later_cells(chosen)
     _run_cells(experiment, later, workers)
     counting = {c: experiment.result(c) for c in cells + later if c.seed != CHOOSING}
-    results = Results(plan, counting, chosen, out)
+    shared = {n: float(np.mean([d.labelled[n] / d.pool for d in draws])) for n in plan.sizes}
+    results = Results(plan, counting, chosen, out, shared)
     return write_results(results)
 
 
@@ -177,7 +179,7 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
     todo = [c for c in cells if not experiment.result(c).exists()]
     if not todo:
         return
-    gpus = torch.cuda.device_count() if experiment.device.startswith("cuda") else 0
+    gpus = torch.cuda.device_count() if experiment.device == "cuda" else int(experiment.device.startswith("cuda"))
     count = max(1, min(workers or gpus or os.cpu_count() or 1, len(todo)))
     threads = max(1, (os.cpu_count() or 1) // count)
     devices = [f"cuda:{k}" for k in range(gpus)] if experiment.device == "cuda" and gpus else [experiment.device]

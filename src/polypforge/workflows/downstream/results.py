@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from polypforge.evaluation.plan import Cell, Plan
 from polypforge.evaluation.tasks import task_of
 from polypforge.reporting.experiment import write_figures, write_tables
 
+MANY = 6  # comparisons, from which on chance is told of
+
 
 @dataclass
 class Results:
-    """cells: those that count, and their files. chosen: the amounts that validation chose."""
+    """cells: those that count, and their files. chosen: the amounts that validation chose. shared: for each size, the part of the labelled
+    cases that a draw takes."""
 
     plan: Plan
     cells: Mapping[Cell, Path]
     chosen: Mapping[tuple[str, int, str], float]
     out: Path
+    shared: Mapping[int, float] = field(default_factory=dict)
 
 
 def write_results(results: Results) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def write_results(results: Results) -> dict[str, Any]:
         "measure": task_of(plan.task).MAIN,
         "beside": task_of(plan.task).BESIDE,
         "baseline": plan.baseline,
-        "words": [sentence(row, plan) for row in rows if "difference" in row],
+        "words": words(rows, plan),
         "rows": rows,
         "chosen": [{"network": n, "size": s, "arm": a, "amount": amount} for (n, s, a), amount in results.chosen.items()],
         "published": [dict(row) for row in plan.published],
@@ -80,17 +84,18 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
         groups, draws = [row["group"] for row in scores[0]], [draw for draw, _ in keys]
         statistic = task.statistic(scores)
         told = task.summary(scores)
-        level = compare(statistic, partial(_nothing, len(keys)), groups, draws)
+        contrast = partial(compare, groups=groups, draws=draws, shared=results.shared.get(size, 0.0))
+        level = contrast(statistic, partial(_nothing, len(keys)))
         row: dict[str, Any] = {
             "network": network, "size": size, "test": test, "arm": arm, "amount": amount, "runs": len(keys), "images": len(groups),
             "real": found[keys[0]]["real"], "synthetic": found[keys[0]]["synthetic"], "steps": found[keys[0]]["steps"],
-            "value": level.difference, "interval": level.interval,
+            "value": level.difference, "interval": level.interval if level.tells else None,
             "measures": told, "beside": task.beside(told),
         }  # fmt: skip
         base = runs.get((network, size, test, results.plan.baseline, None), {})
         if arm != results.plan.baseline and set(keys) <= set(base):
             against = task.statistic([base[k]["scores"] for k in keys])
-            row |= _told(compare(statistic, against, groups, draws))
+            row |= _told(contrast(statistic, against))
         rows.append(row)
     return rows
 
@@ -98,7 +103,7 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
 def _told(comparison: Comparison) -> dict[str, Any]:
     found = comparison.to_json()
     kept = {k: found[k] for k in ("difference", "better", "worse", "units", "p", "by_draw")}
-    return kept | {"difference_interval": comparison.interval, "verdict": comparison.verdict}
+    return kept | {"difference_interval": comparison.interval if comparison.tells else None, "verdict": comparison.verdict}
 
 
 def _nothing(runs: int, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,12 +115,27 @@ def _order(plan: Plan, key: tuple) -> tuple:
     return list(plan.networks).index(network), size or 10**9, test, list(plan.arms).index(arm), amount or 0.0
 
 
+def words(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+    """The outcome of each comparison, and what so many of them are worth."""
+    told = [row for row in rows if row.get("difference_interval")]
+    found = [sentence(row, plan) for row in rows if "difference" in row]
+    if len(told) >= MANY:
+        found.append(
+            f"These are {len(told)} comparisons, many with the same runs of {plan.baseline}: were there no difference anywhere, "
+            f"about {max(1, round(len(told) / 20))} of them would say so by chance, and not independently."
+        )
+    return found
+
+
 def sentence(row: Mapping[str, Any], plan: Plan) -> str:
     """The outcome of one comparison, for people."""
-    low, high = (100 * v for v in row["difference_interval"])
     amount = "" if row["amount"] is None else f" ({row['amount']:g})"
     cases = f"{row['real']} labelled cases" if row["real"] else f"none of the {row['size'] or 'real'} cases"
     outcome = f"{row['arm']}{amount} {row['verdict']} with {cases} ({row['network']}, {row['test']})"
-    points = f"{100 * row['difference']:+.1f} points of {task_of(plan.task).MAIN} over {plan.baseline} (95 %: {low:+.1f} to {high:+.1f}"
+    points = f"{100 * row['difference']:+.1f} points of {task_of(plan.task).MAIN} over {plan.baseline}"
+    if not row["difference_interval"]:
+        return f"{outcome}: {points}."
+    low, high = (100 * v for v in row["difference_interval"])
     counted = "draws" if len(row["by_draw"]) > 1 else "runs"
-    return f"{outcome}: {points}; better in {row['better']} of {row['units']} {counted}, sign test p = {row['p']:.2f})."
+    votes = f"better in {row['better']} of {row['units']} {counted}, sign test p = {row['p']:.2f}"
+    return f"{outcome}: {points} (95 %: {low:+.1f} to {high:+.1f}; {votes})."

@@ -95,8 +95,9 @@ def identity(supply: Supply) -> str:
     return content_hash([asdict(supply), weights, gates.to_json()], 8)
 
 
-def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path) -> None:
-    """Supplies made elsewhere must neither show a test case nor, as far as they say, any real case that is not learned from."""
+def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws: Sequence[Draw], checks: Path, data: str) -> None:
+    """Supplies made elsewhere must neither show a test case nor, as far as they say, any real case that is not learned from. data: the
+    training data's fingerprint."""
     for name, supply in plan.supplies.items():
         if not supply.folder:
             continue
@@ -111,4 +112,9 @@ def refuse_foreign(plan: Plan, tests: Mapping[str, Sequence[SourceCase]], draws:
         if not any(made.parents):
             console.print(
                 f"{supply.folder} doesn't say which real cases it was made from: whether its maker knew more labels can't be checked."
+            )
+        elif {c.provenance.get("data") for c in made.cases} != {data}:
+            console.print(
+                f"{supply.folder} names the real cases that it was made from, but not that they are those of this very folder: that it "
+                "knows no other labels was checked by name alone."
             )
