@@ -292,3 +292,49 @@ def test_malformed_coco_is_one_sentence(tmp_path):
     (tmp_path / "i.json").write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(UserError, match="not laid out"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["normal/n.png", "Negative/images/n.png", "negatives/day 1/n.png"])
+def test_folders_named_normal_need_no_masks(tmp_path, where):
+    put(tmp_path / "images/a.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    put(tmp_path / where, IMAGE)
+    source = open_source(tmp_path)
+    shown = {c.name: c for c in source}
+    assert not source.unpaired and sorted(c.label for c in shown.values()) == ["normal", "polyp"] and shown["n"].mask is None
+    report = check(source)
+    assert report.lesions == ["a"] and len(report.usable) == 2
+
+
+def test_masks_of_a_normal_folder_are_masks(tmp_path):
+    put(tmp_path / "images/normal/a.png", IMAGE)
+    put(tmp_path / "masks/normal/a.png", MASK * 0)
+    put(tmp_path / "images/polyp/b.png", IMAGE)
+    put(tmp_path / "masks/polyp/b.png", MASK)
+    source = open_source(tmp_path)
+    assert len(source) == 2 and not source.unpaired and all(c.read_masks for c in source.cases)
+
+
+def test_a_table_may_say_which_frames_show_nothing(tmp_path):
+    for name in "abc":
+        put(tmp_path / f"images/{name}.png", IMAGE)
+    put(tmp_path / "masks/a.png", MASK)
+    put(tmp_path / "masks/d.png", MASK)
+    (tmp_path / "cases.csv").write_text("name,label,patient\na,polyp,1\nb, Normal,2\nc,,3\nd,normal,4\n")
+    source = open_source(tmp_path)
+    assert {c.name: c.label for c in source.cases} == {"a": "polyp", "b": "normal"} and source.cases[1].group == "2"
+    assert sorted(p.name for p in source.unpaired) == ["c.png", "d.png"]  # a mask is no frame
+    assert "folder named normal/" in check(source).of("unpaired")[0].message
+
+
+def test_a_label_without_a_place_is_no_background(tmp_path):
+    put(tmp_path / "images/a.png", IMAGE)
+    row = {"image_file_name": "images/a.png", "mask_file_name": None, "boxes": [], "label": "polyp"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "NORMAL"}) + "\n")
+    with pytest.raises(UserError):
+        open_source(tmp_path)  # two cases of one name
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    report = check(open_source(tmp_path))
+    assert not report.usable and "no mask or box says where" in report.of("unmarked")[0].message
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row | {"label": "Normal"}) + "\n")
+    assert not check(open_source(tmp_path)).findings or check(open_source(tmp_path)).usable

@@ -28,6 +28,32 @@ def test_intervals_cover_the_true_difference_at_the_stated_rate(draws, draw_spre
     assert 0.91 <= hits / trials <= 1.0
 
 
+@pytest.mark.parametrize(("pool", "taken", "draws"), [(160, 16, 4), (160, 128, 4), (112, 64, 10)])
+def test_draws_that_share_cases_are_no_fresh_witnesses(pool, taken, draws):
+    """What an arm adds depends on the labelled cases: those of all draws come from one pool, itself a sample."""
+    rng, hits, naive, trials, groups = np.random.default_rng(0), 0, 0, 200, [str(i) for i in range(40)]
+    for k in range(trials):
+        worth = rng.normal(0, 0.4, pool)
+        effect = np.array([worth[rng.permutation(pool)[:taken]].mean() for _ in range(draws)])[:, None]
+        base = rng.normal(0.5, 0.1, (draws, 40))
+        arm = base + 0.02 + effect + rng.normal(0, 0.002, (draws, 40))
+        for shared in (taken / pool, 0.0):
+            low, high = compare(mean_of(arm), mean_of(base), groups, range(draws), resamples=50, seed=k, shared=shared).interval
+            hits, naive = hits + (shared > 0) * (low <= 0.02 <= high), naive + (shared == 0) * (low <= 0.02 <= high)
+    assert hits / trials >= 0.92 and naive <= hits
+    if taken > pool / 2:
+        assert naive / trials < 0.8  # what was told before
+
+
+def test_draws_of_all_cases_are_one():
+    base = np.full((4, 20), 0.5)
+    arm = base + np.array([0.04, 0.05, 0.06, 0.05])[:, None]
+    found = compare(mean_of(arm), mean_of(base), [str(i) for i in range(20)], [0, 1, 2, 3], shared=1.0)
+    assert len(found.by_draw) == 1 and found.verdict == "helped these cases (others were not tried)"
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        compare(mean_of(arm), mean_of(base), ["a"] * 20, [0, 1, 2, 3], shared=2)
+
+
 def test_seeds_of_one_draw_are_no_witnesses_of_their_own():
     base = np.full((6, 20), 0.5)
     arm = base + np.array([0.05, 0.05, -0.01, 0.03, 0.03, -0.01])[:, None]

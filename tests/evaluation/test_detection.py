@@ -13,7 +13,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.seeding import numpy_rng
 from polypforge.evaluation.detection import network
 from polypforge.evaluation.detection.average_precision import Ranked, average_precision, score_boxes, summarise
-from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig
+from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig, _batch
 from polypforge.masks.shapes import box_iou
 from polypforge.phantom.render import render
 
@@ -156,3 +156,10 @@ def test_yolo_is_named_by_version_and_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(network, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"polypforge\[yolo\]"):
         from_dict(LesionDetectorConfig, {"kind": "yolo"})
+
+
+def test_a_lesion_that_is_mirrored_into_the_frame_is_taught_too():
+    lesion = np.zeros((64, 64), bool)
+    lesion[8:24, 8:24] = lesion[40:50, 40:50] = True
+    batch = _batch([(np.full((64, 64, 3), 90, np.uint8), [lesion])])
+    assert int(batch["count"][0]) == 2 and sorted(map(tuple, batch["boxes"][0, :2].tolist())) == [(8, 8, 24, 24), (40, 40, 50, 50)]

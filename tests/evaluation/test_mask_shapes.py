@@ -38,3 +38,14 @@ def test_an_outline_on_an_edge_is_sharp_and_one_beside_it_is_not():
     picture = picture.astype(np.uint8)
     assert boundary_sharpness(picture, disc(60, 48, 20)) > 3 > 1.5 > boundary_sharpness(picture, disc(25, 25, 12))
     assert np.isnan(boundary_sharpness(picture, np.zeros((96, 120), bool)))
+
+
+def test_masks_of_one_scene_are_one_witness():
+    """Ten scenes shown eight times each, of one population: p must not see eighty witnesses."""
+    rng, loose, tight = np.random.default_rng(0), 0, 0
+    for _ in range(20):
+        sets = [[disc(60, 48, radius) for radius in rng.uniform(8, 40, 10) for _ in range(8)] for _ in range(2)]
+        groups = [[f"{k // 8}" for k in range(80)]] * 2
+        loose += distribution_distances(*sets)["size"]["p"] < 0.05
+        tight += distribution_distances(*sets, *groups)["size"]["p"] < 0.05
+    assert loose >= 8 and tight <= 4

@@ -4,7 +4,7 @@ import pytest
 
 from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
-from polypforge.evaluation.plan import CHOOSING, plan_from, read_plan, shipped_plans
+from polypforge.evaluation.plan import CHOOSING, plan_from, read_plan, shipped_plan, shipped_plans, supplies_of
 from polypforge.evaluation.tasks import task_of
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import recipe_class
@@ -82,11 +82,31 @@ def test_the_phantom_start_counts_its_own_steps():
     ({"published": [5]}, "published must be a mapping"), ({"sizes": 16}, "sizes must be a list"), ({"sizes": [16, 16]}, "no size comes twice"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "amounts": [0.5, 0.5]}}}, "no amount comes twice"), ({"supplies": {"made": {"per_real": float("inf")}}}, "positive"),
     ({"arms": {"real": {}, "more": {"synthetic": "made", "mode": "pool", "amounts": [float("nan")]}}}, "not negative"),
-    ({"sizes": [8], "arms": {"real": {}, "few": {"real": 0.01}}}, "nothing to learn from"), ({"supplies": {"made": {"steps": 0}}}, "steps are positive"),
+    ({"sizes": [8], "arms": {"real": {}, "few": {"real": 0.01}}}, "less than one"), ({"supplies": {"made": {"steps": 0}}}, "steps are positive"),
 ])  # fmt: skip
 def test_bad_plans_are_refused(change, said):
     with pytest.raises(UserError, match=said):
         plan_from(SMALL | change, "here")
+
+
+@pytest.mark.parametrize(("arm", "said"), [
+    ({"mode": "pool", "amounts": [1, 5]}, "takes 40 synthetic cases beside 8 labelled ones, but supply 'made' makes 16"),
+    ({"mode": "pool", "amounts": [1000]}, "takes 1000"), ({"mode": "replace", "amounts": [3]}, "takes 24"), ({"real": 0.01}, "less than one"),
+])  # fmt: skip
+def test_more_than_is_made_is_not_silently_less(arm, said):
+    with pytest.raises(UserError, match=said):
+        plan_from(SMALL | {"sizes": [8], "arms": {"real": {}, "more": {"synthetic": "made", **arm}}}, "here")
+    plan_from(SMALL | {"sizes": [8], "arms": {"real": {}, "more": {"synthetic": "made", "mode": "pool", "amounts": [2]}}}, "here")
+
+
+def test_an_arm_may_count_in_epochs_where_the_plan_counts_steps():
+    plan = plan_from(SMALL | {"training": {"max_steps": 1000}, "arms": {"real": {}, "long": {"training": {"epochs": 5}}}}, "here")
+    assert settings(plan.training_of("long"), 16, 0).max_steps < 100 and settings(plan.training_of("real"), 16, 0).max_steps == 1000
+
+
+def test_supplies_are_known_before_their_folder_is(tmp_path):
+    (tmp_path / "mine.yaml").write_text(shipped_plan("compare").read_text())
+    assert supplies_of(tmp_path / "mine.yaml") == {"given"} and "given" not in supplies_of("fair")
 
 
 def test_an_unknown_plan_names_those_there_are(tmp_path):

@@ -12,6 +12,7 @@ from polypforge.core.types import NORMAL, Case
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.detection.network import LesionDetector, LesionDetectorConfig
 from polypforge.evaluation.mixture import Mix, Mixture
+from polypforge.evaluation.segmentation import task
 from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSegmenterConfig
 from polypforge.evaluation.segmentation.scores import MEASURES, ImageScore, colour_contrast, hausdorff95, score_image, summarise
 from polypforge.phantom.render import render
@@ -41,10 +42,10 @@ def test_micro_and_imagewise_equal_segmentation_models_pytorch():
         for k, (t, f) in enumerate(zip(truth, found, strict=True))
     ]
     stats = smp.metrics.get_stats(torch.from_numpy(found)[:, None].long(), torch.from_numpy(truth)[:, None].long(), mode="binary")
-    told = summarise([scores])
+    told, shown = summarise([scores]), [part[1:] for part in stats]  # of theirs, those that show a lesion
     for ours, theirs in (("iou", smp.metrics.iou_score), ("dice", smp.metrics.f1_score), ("sensitivity", smp.metrics.sensitivity)):
         assert told["micro"][ours]["value"] == pytest.approx(float(theirs(*stats, reduction="micro")))
-        assert told["imagewise"][ours]["value"] == pytest.approx(float(theirs(*stats, reduction="micro-imagewise")), abs=1e-6)
+        assert told["imagewise"][ours]["value"] == pytest.approx(float(theirs(*shown, reduction="micro-imagewise")), abs=1e-6)
 
 
 def test_hausdorff_distance_in_shares_of_the_diagonal():
@@ -68,7 +69,7 @@ def test_kinds_of_lesions_are_told_apart_and_groups_widen_the_interval():
     rows = [
         ImageScore(
             str(k),
-            f"g{k // 5}",
+            f"g{k // 2}",
             50 if k < 10 else 10,
             false_negative=0 if k < 10 else 40,
             size=0.01 if k < 10 else 0.2,
@@ -78,7 +79,7 @@ def test_kinds_of_lesions_are_told_apart_and_groups_widen_the_interval():
         for k in range(20)
     ]
     told = summarise([rows])
-    assert told["by"]["small lesions"]["dice"] == 1 and told["by"]["large lesions"]["dice"] < 0.5 and told["groups"] == 4
+    assert told["by"]["small lesions"]["dice"] == 1 and told["by"]["large lesions"]["dice"] < 0.5 and told["groups"] == 10
     alone = summarise([[ImageScore(**(r.to_json() | {"group": r.case})) for r in rows]])
 
     def width(s):
@@ -240,3 +241,27 @@ def test_bad_settings_and_cases_are_refused(tmp_path):
         LesionSegmenter(from_dict(LesionSegmenterConfig, TINY)).prepare([Case("a", np.zeros((9, 9, 3), np.uint8), None, ((1, 1, 4, 4),))])
     with pytest.raises(UserError, match="weights"):
         LesionSegmenter(LesionSegmenterConfig(encoder="resnet18", weights=str(tmp_path / "none.safetensors")))
+
+
+def test_frames_without_lesion_do_not_flatter_a_network_that_finds_nothing():
+    truth = np.zeros((40, 40), bool)
+    truth[10:30, 10:30] = True
+    picture, nothing = np.full((40, 40, 3), 120, np.uint8), np.zeros((40, 40), np.float32)
+    rows = [score_image(f"p{k}", f"p{k}", picture, truth, truth * np.float32(k < 4)) for k in range(8)]
+    rows += [score_image(f"n{k}", f"n{k}", picture, truth & False, nothing) for k in range(30)]
+    told = summarise([rows])
+    assert told["imagewise"]["dice"]["value"] == 0.5 == told["imagewise"]["sensitivity"]["value"] and told["n"] == 38
+    assert told["by"]["without lesion"] == {"n": 30, "dice": 1.0, "interval": (1.0, 1.0)}
+    statistic = task.statistic([[r.to_json() for r in rows]])
+    assert statistic(np.ones(38)) == pytest.approx([0.5])
+    with pytest.raises(ValueError, match="no image shows a lesion"):
+        summarise([rows[8:]])
+
+
+def test_few_witnesses_bear_no_interval():
+    truth = np.zeros((40, 40), bool)
+    truth[10:30, 10:30] = True
+    picture = np.full((40, 40, 3), 120, np.uint8)
+    rows = [score_image(f"p{k}", f"video {k % 5}", picture, truth, np.roll(truth, k, 0).astype(np.float32)) for k in range(10)]
+    told = summarise([rows])
+    assert told["imagewise"]["dice"]["interval"] is None is told["micro"]["dice"]["interval"] and told["groups"] == 5

@@ -124,3 +124,15 @@ def test_what_cannot_be_planned_is_said(frames):
         Planner(["d"], dark.__getitem__, references, 0, PlanConfig()).requests(0)
     with pytest.raises(ValueError, match="sum to 1"):
         PlanConfig(replace=0.9)
+
+
+def test_scenes_take_turns(frames):
+    """Six frames of one video and three lone ones: the lone ones are not left for the end."""
+    names = list(frames)
+    references = [a for c in frames.values() for a in measure_lesions(c)]
+    scenes = {name: "video" if k < 6 else name for k, name in enumerate(names)}
+    plan = Planner(names, frames.__getitem__, references, 0, PlanConfig(), scenes=scenes)
+    order = [scenes[names[k]] for k in plan._order]
+    assert sorted(order[:4]) == sorted(["video", *names[6:]]) and order[4:] == ["video"] * 5
+    alone = Planner(names, frames.__getitem__, references, 0, PlanConfig())
+    assert sorted(alone._order) == sorted(plan._order)

@@ -99,7 +99,7 @@ def test_frames_without_lesion_are_no_labelled_cases(tmp_path):
     draw = draw_cases(opened, plan)[0]
     assert (draw.labelled[6], len(draw.learned[6])) == (6, 10)
     assert [len(draw.real(6, share)) for share in (1, 0.5, 0)] == [10, 7, 0]
-    assert all(c.label == NORMAL for c in draw.real(6, 0.5)[3:])
+    assert all(c.label == NORMAL for c in draw.real(6, 0.5)[3:]) and draw.real(6, 0.05) == () and draw.pool >= 6
     experiment = Experiment(plan, [draw], {}, tmp_path / "run", "cpu", True)
     job = experiment.job(next(c for c in plan.first_cells() if c.arm == "strong"), "cpu")
     assert (job.labelled, job.shown, len(job.real)) == (6, 6, 10)

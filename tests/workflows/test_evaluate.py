@@ -11,7 +11,7 @@ from polypforge.data.layouts import open_source
 from polypforge.masks.shapes import box_mask
 from polypforge.phantom.render import render
 from polypforge.workflows.evaluate import evaluate, label_figures
-from polypforge.workflows.pictures import read_pictures
+from polypforge.workflows.pictures import Pictures, read_pictures
 
 FAST = {"extractors": ("random_vgg",), "judge": "", "device": "cpu"}
 
@@ -49,7 +49,7 @@ def test_every_figure_has_extractor_numbers_and_resizing(real, tmp_path):
     assert masks["sim iou with turns"]["value"] >= masks["sim iou"]["value"] and masks["sharpness"]["synthetic"]["n"] == 13
     assert 0 <= masks["agreement"]["real"]["value"] <= 1
     text = (tmp_path / "out" / "evaluation.md").read_text()
-    assert "random_vgg (area to 128)" in text and "two halves of the real" in text and "starter:window_segmenter" in text
+    assert "random_vgg (area to 128)" in text and "real against itself" in text and "starter:window_segmenter" in text
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "features").rglob("*.safetensors")}
     again = evaluate(real, made, tmp_path / "out", **(FAST | {"judge": "starter:window_segmenter"}))
     assert again == result and kept == {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "features").rglob("*.safetensors")}
@@ -88,7 +88,7 @@ def test_labels_too_thin_to_compare_are_left_out(real, tmp_path):
     write_data_set(tmp_path / "thin", cases)
     sets = [open_source(real), open_source(tmp_path / "thin")]
     pictures = [read_pictures(w, s.cases, [], None, "", tmp_path / "cache", "cpu") for w, s in zip(("real", "made"), sets, strict=True)]
-    assert label_figures(sets, pictures, "") is None and label_figures([sets[0]] * 2, [pictures[0]] * 2, "") is not None
+    assert label_figures(pictures, "") is None and label_figures([pictures[0]] * 2, "") is not None
 
 
 def test_a_lesion_that_was_added_is_measured_alone(tmp_path):
@@ -127,3 +127,13 @@ def test_kept_features_belong_to_judge_labels_and_files(real, tmp_path):
     cases[0].boxes = ((1, 1, 20, 20),)
     read_pictures("real", cases, [], None, "a judge", tmp_path, "cpu")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_labels_in_which_the_judge_finds_nothing_count(tmp_path):
+    source = open_source(folder(tmp_path / "made", 340, 12, synthetic=True))
+    rows = [{"lesion": True, "agreement": 0.0 if k < 6 else 0.9, "sharpness": 2.0} for k in range(12)]
+    found = label_figures([Pictures(source.cases, {}, rows)] * 2, "someone")
+    assert found["agreement"]["real"]["value"] == pytest.approx(0.45) and found["agreement"]["real"]["n"] == 12
+    few = Pictures(source.cases[:4], {}, rows[4:8])
+    told = label_figures([few, few], "someone")["agreement"]["synthetic"]
+    assert told["interval"] is None and told["value"] == pytest.approx(0.45)

@@ -186,6 +186,12 @@ def test_folds_keep_groups_together_and_are_refused_where_they_make_no_sense(pha
     with pytest.raises(UserError, match="from nothing"):
         cross_fit("window_segmenter", [phantom_folder], tmp_path / "x", 2, start="starter:window_segmenter")
     assert not (tmp_path / "x").exists()
+    bare = [replace(c, name=f"n{i}", group="video", lesion=False) for i, c in enumerate(30 * cases[:1])]
+    lone = [replace(c, group=c.name, lesion=True) for c in cases[:6]]
+    mixed = fold_of([lone + bare], [], 3)
+    assert [sum(mixed[c.name] == k for c in lone) for k in range(3)] == [2, 2, 2]  # one long video of nothing decides nothing
+    with pytest.raises(UserError, match="1 independent groups of training cases that show a lesion"):
+        fold_of([lone[:1] + [replace(c, group=c.name) for c in bare]], [], 2)
     grouped = [[replace(c, name=f"{k}-{c.name}", group="patient 1") for c in cases] for k in range(2)]
     assert set(fold_of(grouped, [], 2).values()) == {0, 1}  # patient 1 of one hospital is not that of another
 

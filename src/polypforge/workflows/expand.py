@@ -39,6 +39,7 @@ from polypforge.workflows.train import refuse_budget
 
 SUMMARY = "summary.json"  # written last: where it is, the set is whole
 MOST_TRIES = 6  # requests made per case asked for, before giving up
+BYTES_A_CASE = 600_000  # with those that are rejected
 ACCEPTED = 0.45  # of what is drawn, usually; before a run knows its own share
 
 
@@ -137,7 +138,7 @@ def expand(
         budget_seconds = None
         generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
-    _state_cost(generator, planner, load, num, opened, budget_seconds)
+    _state_cost(generator, planner, load, num, opened, budget_seconds, not synthetic_only)
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
         generator = opened_recipe(folder, steps, device_of(device))
@@ -188,14 +189,17 @@ def refuse_what_cannot_be_expanded(opened: Opened) -> None:
         )
 
 
-def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Opened, budget: float | None) -> None:
+def _state_cost(recipe: Recipe, planner: AnyPlanner, load, num: int, opened: Opened, budget: float | None, copies: bool) -> None:
+    """copies: whether the real cases are copied, too."""
     each = seconds_per_case(recipe, planner, load)
+    copied = sum(c.image_path.stat().st_size for c in opened.source.cases) if copies else 0
+    size = num * BYTES_A_CASE + copied
     tuning = f" after {budget / 60:.0f} min of fine-tuning" if budget else ""
     minutes = max(1, round(num * each / ACCEPTED / 60))
     console.print(
         f"{len(opened.cases('train'))} frames to work from, {len(opened.lesions('train'))} of them with a lesion. {num} accepted cases "
-        f"will take about {minutes} min{tuning} ({each:.1f} s a "
-        f"case and what gates take; {ACCEPTED:.0%} are accepted) and {num * 0.6 / 1000:.2f} GB. Ctrl-C stops; the same command resumes."
+        f"will take about {minutes} min{tuning} ({each:.1f} s a case and what gates take; {ACCEPTED:.0%} are accepted) and "
+        f"{size / 1e9:.2f} GB. Ctrl-C stops; the same command resumes."
     )
 
 
