@@ -23,6 +23,7 @@ from polypforge.phantom.render import render
 from polypforge.workflows.downstream.cases import draw_cases, open_tests
 from polypforge.workflows.downstream.cell import run
 from polypforge.workflows.downstream.experiment import Experiment, downstream
+from polypforge.workflows.downstream.results import words
 from polypforge.workflows.downstream.supply import identity, make
 from polypforge.workflows.opened import open_checked
 
@@ -383,3 +384,14 @@ def test_trainings_end_when_the_command_is_killed(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived the command")
+
+
+def test_many_comparisons_are_told_as_many():
+    plan = plan_from(PLAN, "here")
+    told = {"network": "unet", "test": "a", "amount": None, "real": 4, "size": 4, "verdict": "helped", "difference": 0.02, "by_draw": (0.02, 0.02),
+            "difference_interval": (0.01, 0.03), "better": 2, "units": 2, "p": 0.5}  # fmt: skip
+    few = words([told | {"arm": f"arm {k}"} for k in range(5)], plan)
+    many = words([told | {"arm": f"arm {k}"} for k in range(40)], plan)
+    assert len(few) == 5 and len(many) == 41 and "about 2 of them would say so by chance" in many[-1]
+    once = words([told | {"arm": "b", "difference_interval": None, "verdict": "was tried once, which shows nothing yet,"}], plan)
+    assert once[0].endswith("+2.0 points of Dice over strong.")
