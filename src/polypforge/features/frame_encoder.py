@@ -59,6 +59,7 @@ class FrameEncoder(Trainable):
     """Stages of stride 8 and 16, fused at stride 8."""
 
     name: ClassVar[str] = "frame_encoder"
+    about_lesions: ClassVar[bool] = False
     config_class: ClassVar[type] = FrameEncoderConfig
 
     def __init__(self, config: FrameEncoderConfig) -> None:

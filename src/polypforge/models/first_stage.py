@@ -134,6 +134,7 @@ class FirstStage(Trainable):
     """Trains an autoencoder on random windows of frames at their native resolution."""
 
     name: ClassVar[str] = "first_stage"
+    about_lesions: ClassVar[bool] = False
     config_class = FirstStageConfig
 
     def __init__(self, config: FirstStageConfig, vae: AutoencoderModel | None = None) -> None:

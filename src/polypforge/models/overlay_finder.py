@@ -51,6 +51,7 @@ class OverlayFinder(SavedNet, Trainable):
     """U-Net on RGB in [-1, 1]; one logit a pixel."""
 
     name: ClassVar[str] = "overlay_finder"
+    about_lesions: ClassVar[bool] = False
     config_class = OverlayFinderConfig
 
     def __init__(self, config: OverlayFinderConfig) -> None:

@@ -163,11 +163,15 @@ def train(
         open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
     ]
     unwanted = set(leave_out)
-    train_cases = [c.load() for o in opened for c in o.to_learn("train", training.seed) if c.name not in unwanted]
-    held_cases = [c.load() for o in opened for c in o.to_learn("val", training.seed)]
+    sources = {
+        split: [c for o in opened for c in (o.to_learn(split, training.seed) if model.about_lesions else o.cases(split))]
+        for split in ("train", "val")
+    }
+    train_cases = [c.load() for c in sources["train"] if c.name not in unwanted]
+    held_cases = [c.load() for c in sources["val"]]
     variety = VARIETIES[phantom.variety]
     train_cases += [render(phantom.first_seed + i, phantom.size, variety=variety) for i in range(phantom.frames)]
-    if not any(o.lesions("val") for o in opened):  # frames without one say little of a model of lesions
+    if not any(c.lesion for c in sources["val"]):  # frames without one say little of a model of lesions
         held_cases += [render(10**6 + i, phantom.size, variety=variety) for i in range(16)]
     console.print(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
