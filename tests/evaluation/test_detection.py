@@ -141,7 +141,7 @@ def test_yolo_finds_what_it_was_shown_and_leaves_other_libraries_as_they_are(ver
 def test_empty_frames_give_no_boxes_to_learn():
     model = LesionDetector(from_dict(LesionDetectorConfig, {"encoder": "tu-resnet10t", "depth": 3, "decoder": [32, 16, 8], "size_px": 64}))
     batch = model.validation_batch(model.prepare([render(7, 96, polyps=0), render(8, 96, polyps=1)]), 2, numpy_rng(0))
-    assert batch["count"].tolist() == [0, 1] and not batch["boxes"][0].any()
+    assert batch["count"].tolist() == [1, 0] and not batch["boxes"][1].any()  # those that show a lesion come first
     assert torch.isfinite(model.loss(batch, torch.Generator())[0])
     with pytest.raises(UserError, match="kind"):
         from_dict(LesionDetectorConfig, {"kind": "ssd"})

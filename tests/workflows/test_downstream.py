@@ -255,8 +255,8 @@ def test_test_sets_without_masks_are_refused_and_the_folder_stays_free(real, tmp
     plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
     named = [replace(c, boxes=(), label="polyp") for c in boxed]
     write_data_set(tmp_path / "named", named)
-    for folder in ("boxed", "named"):
-        with pytest.raises(UserError, match="has no mask of it"):
+    for folder, said in (("boxed", "has no mask of it"), ("named", "no mask or box says where")):
+        with pytest.raises(UserError, match=said):
             downstream(plan, real, tmp_path / "run", tests=[tmp_path / folder], workers=1)
     assert not (tmp_path / "run").exists()
 
