@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+
+from polypforge.data.prepared import NORMAL_SHARE
 
 T = TypeVar("T")
 
@@ -56,6 +58,12 @@ class Mixture(Sequence[T]):
             raise ValueError("there is nothing to draw from")
         if not 0 <= self.normal <= len(self.real) or not 0 <= self.normal_share <= 1:
             raise ValueError("normal counts real examples, and normal_share lies between 0 and 1")
+
+    @classmethod
+    def of_real(cls, examples: Iterable[T], shows: Callable[[T], bool], augment: str = "none") -> Mixture[T]:
+        """Real examples alone: those in which nothing shows come last, and are NORMAL_SHARE at most of what is drawn."""
+        ordered = sorted(examples, key=lambda example: not shows(example))
+        return cls(ordered, augment=augment, normal=sum(not shows(e) for e in ordered), normal_share=NORMAL_SHARE)
 
     def __len__(self) -> int:
         return len(self.real) + len(self.synthetic)

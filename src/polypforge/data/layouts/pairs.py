@@ -104,9 +104,8 @@ def read_pairs(root: Path) -> Source:
     normal = _normal_files(root, {path for pair in pairs for path in pair})
     names = unique_names([*(image for image, _ in pairs), *normal], root)
     cases = [SourceCase(names[image], image, partial(_lesion, mask), (mask,)) for image, mask in pairs]
-    return Source(
-        root, "pairs", [*cases, *(SourceCase(names[path], path, label=NORMAL) for path in normal)], [p for p in alone if p not in normal]
-    )
+    cases += [SourceCase(names[path], path, label=NORMAL) for path in normal]
+    return Source(root, "pairs", cases, [path for path in alone if path not in normal])
 
 
 def _normal_files(root: Path, paired: set[Path]) -> list[Path]:

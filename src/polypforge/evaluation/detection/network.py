@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Box, Case, Image, Mask
-from polypforge.data.prepared import NORMAL_SHARE
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
 from polypforge.masks.shapes import box_mask, component_boxes, components
@@ -263,8 +262,7 @@ class LesionDetector(SavedNet, Trainable):
         return Frame(case.name, cv2.resize(case.image, size, interpolation=cv2.INTER_AREA), tuple(small))
 
     def prepare(self, cases: Sequence[Case]) -> Mixture[Frame]:
-        frames = sorted((self.frame(case) for case in cases), key=lambda frame: not frame.lesions)
-        return Mixture(frames, normal=sum(not f.lesions for f in frames), normal_share=NORMAL_SHARE)
+        return Mixture.of_real((self.frame(case) for case in cases), lambda frame: bool(frame.lesions))
 
     def training_batch(self, pool: Sequence, batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1]; boxes (B, MOST_LESIONS, 4) in pixels; count (B,): how many of them are boxes."""

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, Case, Image, Mask
-from polypforge.data.prepared import NORMAL_SHARE
 from polypforge.evaluation.augment import augmented
 from polypforge.evaluation.mixture import Mixture
 from polypforge.models.encoder_weights import named_weights
@@ -123,8 +122,7 @@ class LesionSegmenter(SavedNet, Trainable):
 
     def prepare(self, cases: Sequence[Case]) -> Mixture[Frame]:
         """All cases, to be strongly augmented."""
-        frames = sorted((self.frame(case) for case in cases), key=lambda frame: not frame.mask.any())
-        return Mixture(frames, augment="strong", normal=sum(not f.mask.any() for f in frames), normal_share=NORMAL_SHARE)
+        return Mixture.of_real((self.frame(case) for case in cases), lambda frame: bool(frame.mask.any()), "strong")
 
     def training_batch(self, pool: Sequence, batch_size: int, rng: np.random.Generator) -> Batch:
         """image (B, 3, S, S) in [-1, 1] and mask (B, 1, S, S) in {0, 1}, drawn from the mixture and augmented as it says."""
