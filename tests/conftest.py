@@ -28,7 +28,7 @@ cv2.setNumThreads(THREADS)
 TINY = ForgeConfig(
     base=UNetShape((32, 32), (False, True), patch_px=4, norm_groups=8),
     detail=UNetShape((32, 32), (False, False), patch_px=4, norm_groups=8),
-    base_px=16, detail_px=64, detail_crop_px=32, base_steps=4, fooling_weight=0.05,
+    base_px=16, detail_px=64, detail_crop_px=32, base_steps=4,
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -271,33 +270,3 @@ def test_moments_keep_the_layout_of_their_weights_when_restored(tmp_path):
     step(net, optimizer, 3)
     step(again, restored, 3)
     assert torch.equal(net.weight, again.weight)
-
-
-def test_a_part_learns_at_its_own_rate_also_after_a_stop(tmp_path):
-    class Uneven(Line):
-        rate_factors: ClassVar = {"offset": 10.0}
-
-        def __init__(self):
-            super().__init__()
-            self.offset = torch.nn.Linear(1, 1, bias=False)
-
-        def loss(self, batch, generator):
-            fitted = self.line(batch["x"]) + self.offset(torch.ones_like(batch["x"]))
-            loss = (fitted - batch["y"]).square().mean()
-            return loss, {"fit": loss.detach()}
-
-    def train(out, *ends):
-        for end in ends:
-            torch.manual_seed(0)
-            model = Uneven()
-            before = {k: v.clone() for k, v in model.state_dict().items()}
-            config = TrainingConfig(
-                max_steps=end, batch_size=4, learning_rate=1e-3, warmup_steps=0, cooldown_share=0.0, weight_decay=0.0, precision="fp32",
-                validate_every=0, preview_every=0, checkpoint_every=0, validation_examples=2,
-            )  # fmt: skip
-            Trainer(model, [0], [0], out, config, device="cpu").run()
-        return {k: (v - before[k]).abs().max().item() for k, v in model.state_dict().items()}
-
-    once = train(tmp_path / "a", 4)
-    assert once["offset.weight"] == pytest.approx(10 * once["line.bias"], rel=0.02)  # Adam's steps are as large as the rate
-    assert train(tmp_path / "b", 2, 4) == once

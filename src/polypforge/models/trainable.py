@@ -24,7 +24,6 @@ class Trainable(nn.Module, ABC):
     name: ClassVar[str]
     kind: ClassVar[str] = "model"  # the key of `name` in config.json
     config: Any  # the model's own frozen dataclass
-    rate_factors: ClassVar[dict[str, float]] = {}  # learning rate of a child module, as a multiple of the others
     knows_cases: ClassVar[bool] = True  # whether `loss` tells one case from another, as an attack on membership needs
     about_lesions: ClassVar[bool] = True  # else any frame teaches as much as another
     uses_all_parameters: bool = True  # in every step; where not, several processes must look for those left out

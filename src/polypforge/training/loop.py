@@ -60,9 +60,8 @@ class Trainer:
         device = self.accelerator.device
         model = model.to(memory_format=fast_layout(model, device)).to(device)
         self.model = model
-        optimizer = torch.optim.AdamW(
-            _groups(model), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        learns = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learns, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         self.ema = EMA(model, config.ema_decay)
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints)
         self.progress = self.checkpoints.restore_last(model, self.ema, optimizer) or Progress()
@@ -166,7 +165,7 @@ class Trainer:
     def _set_rates(self) -> None:
         rate = learning_rate_at(self.config, self.progress.step, self._share_done())
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * rate
+            group["lr"] = rate
 
     def _advice(self) -> str:
         return (
@@ -269,12 +268,3 @@ class Trainer:
     def _bar(self) -> ProgressBar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
         return ProgressBar(*columns, console=console, disable=not self._is_main, transient=True)
-
-
-def _groups(model: Trainable) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups, one for each learning rate; see `Trainable.rate_factors`."""
-    found: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            found.setdefault(model.rate_factors.get(name.split(".")[0], 1.0), []).append(parameter)
-    return [{"params": parameters, "factor": factor} for factor, parameters in found.items()]

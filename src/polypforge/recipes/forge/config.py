@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from polypforge.diffusion.solver import Solver
 from polypforge.models.unet import UNetShape
+from polypforge.recipes.forge.texture_loss import TILE_PX
 
 MOST_GRAIN = 8.0  # a coarser texture would need more of the drawing around a region than is brought into the frame
 
@@ -21,7 +22,7 @@ class ForgeConfig:
     lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel (1 = the
     weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
-    fooling_weight: of the critic's say on details, beside the error against the real image (0: no critic). learns: which stages do; the
+    texture_weight: of the detail's texture, beside its error pixel by pixel. learns: which stages do; the
     other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
     of 256 (0: none). glints: share of the drawn tissue's reflected light that is drawn together into sharp wet spots. base_steps,
     guidance, base_shift: the sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one
@@ -44,7 +45,7 @@ class ForgeConfig:
     mask_weight: float = 0.7
     base_time: tuple[float, float] = (-0.5, 1.0)
     low_res_noise: float = 0.12
-    fooling_weight: float = 0.0
+    texture_weight: float = 0.3
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
     glints: float = 1.0
@@ -58,12 +59,12 @@ class ForgeConfig:
             raise ValueError("detail_px must be a multiple of base_px, and both of their patches")
         if not 0 <= self.drop_all < 1 or not 0 <= self.drop_each < 1 or not 0 <= self.normal_share <= 1:
             raise ValueError("drop_all, drop_each and normal_share are probabilities")
-        if self.detail_crop_px % 8:
-            raise ValueError("detail_crop_px must be a multiple of 8, which the critic's patches need")
+        if self.detail_crop_px != TILE_PX and self.detail_crop_px % (2 * TILE_PX):
+            raise ValueError(f"detail_crop_px must be {TILE_PX} or a multiple of {2 * TILE_PX}, in which textures are compared")
         if not self.learns or not set(self.learns) <= {"base", "detail"}:
             raise ValueError("learns names base, detail or both")
-        if self.fooling_weight < 0:
-            raise ValueError("fooling_weight is at least 0")
+        if self.texture_weight < 0:
+            raise ValueError("texture_weight is at least 0")
         if not 0 <= self.grain <= MOST_GRAIN:
             raise ValueError(f"grain lies between 0 and {MOST_GRAIN:g}")
         if not 0 <= self.glints <= 1:

@@ -98,7 +98,8 @@ def detail_target(config: ForgeConfig, batch: Mapping[str, Tensor], generator: t
     count = len(fine)
     noise = torch.randn(coarse.shape, generator=generator).to(coarse)
     level = torch.rand(count, 1, 1, 1, generator=generator).to(coarse) * config.low_res_noise
-    soft = F.avg_pool2d(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    soft = F.avg_pool2d(F.pad(coarse, (2, 2, 2, 2), mode="replicate"), 3, 1)
+    soft = F.avg_pool2d(soft, 3, 1)  # twice: what the base stage draws is that soft
     blurred = torch.rand(count, 1, 1, 1, generator=generator).to(coarse)
     blurred = blurred * (torch.rand(count, 1, 1, 1, generator=generator).to(coarse) < 0.5)
     coarse = enlarge(coarse + blurred * (soft - coarse) + level * noise, factor)

@@ -19,12 +19,11 @@ from polypforge.diffusion.flow import mix
 from polypforge.features import Encoder
 from polypforge.features.denoiser import NOISE_TIME, DenoiserEncoder, fixed_noise
 from polypforge.models.attribute_embedding import AttributeEmbedding
-from polypforge.models.patch_critic import PatchCritic
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
-from polypforge.recipes.forge.detail_loss import CRITIC_CHANNELS, CRITIC_RATE, detail_losses, rebuilt_error
+from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -36,23 +35,19 @@ class Forge(Recipe):
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
     removes: ClassVar[bool] = True
     steps_setting: ClassVar[str] = "base_steps"
-    rate_factors: ClassVar[dict[str, float]] = {"critic": CRITIC_RATE}
 
     def __init__(
         self,
         config: ForgeConfig,
         base: networks.BaseStage | None = None,
         detail: networks.DetailStage | None = None,
-        critic: PatchCritic | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.base = base or networks.BaseStage(config)
         self.detail = detail or networks.DetailStage(config)
-        self.critic = critic or PatchCritic(CRITIC_CHANNELS)  # only training asks it
         self.base.requires_grad_("base" in config.learns)
         self.detail.requires_grad_("detail" in config.learns)
-        self.critic.requires_grad_("detail" in config.learns and config.fooling_weight > 0)
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -90,13 +85,9 @@ class Forge(Recipe):
             target, coarse = networks.detail_target(self.config, {k: v[:few] for k, v in batch.items()}, generator, crop=True)
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
             drawn = self.detail(noise, coarse, target.context)
-            if self.config.fooling_weight:
-                losses = detail_losses(self.critic, drawn, target, coarse, self._factor)
-                total = total + losses.rebuilt + self.config.fooling_weight * losses.fooling + losses.judged
-                parts |= {"rebuilt": losses.rebuilt, "fooling": losses.fooling, "judged": losses.judged}
-            else:
-                parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
-                total = total + parts["rebuilt"]
+            parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
+            parts["texture"] = drawn_texture_error(drawn, target, generator)
+            total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     @property
@@ -117,7 +108,9 @@ class Forge(Recipe):
         if "detail" in self.config.learns:
             target, coarse = networks.detail_target(self.config, batch, generator, crop=True)
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
-            losses["detail"] = float(rebuilt_error(self.detail(noise, coarse, target.context), target, self._factor))
+            drawn = self.detail(noise, coarse, target.context)
+            losses["detail"] = float(rebuilt_error(drawn, target, self._factor))
+            losses["texture"] = float(drawn_texture_error(drawn, target, generator))
         return losses
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
@@ -148,14 +141,12 @@ class Forge(Recipe):
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
-        if self.config.fooling_weight:
-            self.critic.save_pretrained(folder / "critic")
         self.save_config(folder)
 
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         stored = json.loads((folder / "config.json").read_text())["config"]
-        for gone in ("detail_time", "detail_steps"):  # of detail stages that were diffusion models; one step of theirs is a smooth lesion
+        for gone in ("detail_time", "detail_steps", "fooling_weight"):  # of detail stages that were diffusion models, or had a critic
             stored.pop(gone, None)
         for later in ("grain", "glints"):  # weights from before these were thought of draw what they drew
             stored.setdefault(later, 0.0)
@@ -165,7 +156,4 @@ class Forge(Recipe):
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
         if (folder / "detail_head").is_dir():
             raise ValueError("its detail stage draws with a head that forge no longer has: train it again")
-        critic = None
-        if (folder / "critic").is_dir():
-            critic = PatchCritic.from_pretrained(folder / "critic", local_files_only=True, use_safetensors=True)
-        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet), critic)
+        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet))

@@ -37,7 +37,7 @@ def sampling(setting: Setting) -> Contest:
     recipe = setting.recipe
     if not isinstance(recipe, Forge):
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
-    few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail, recipe.critic).eval()
+    few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail).eval()
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
     sides = [
