@@ -183,7 +183,7 @@ def test_texture_has_its_say_where_something_is_drawn(tiny_forge, polyps):
     region = target.context[:, 3:4] > 0
 
     def off(made):
-        return float(drawn_texture_error(made, target, torch.Generator().manual_seed(0)))
+        return float(drawn_texture_error(made, target, 4, torch.Generator().manual_seed(0)))
 
     assert off(target.state) == 0
     assert off(torch.where(region, target.state, 9.0)) == 0  # what stays real is not judged

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from polypforge.recipes.forge.texture_loss import TILE_PX, texture_error
+from polypforge.recipes.forge.texture_loss import TILE_PX, _places, _tiles, texture_error
 
 SIZE = 4 * TILE_PX
 
@@ -19,7 +19,7 @@ def real():
 
 
 def error(made, real, region, seed=1):
-    return float(texture_error(torch.where(region > 0, made, real), real, region, torch.Generator().manual_seed(seed)))
+    return float(texture_error(torch.where(region > 0, made, real), real, region, 4, torch.Generator().manual_seed(seed)))
 
 
 def test_the_same_texture_in_another_arrangement_is_as_good_and_a_smooth_one_is_not(real, region):
@@ -46,7 +46,7 @@ def test_a_smooth_drawing_of_faint_texture_is_as_wrong_as_one_of_strong_texture(
 
 def test_only_the_region_is_changed_and_plain_colour_costs_no_texture_inside(real, region):
     made = torch.zeros_like(real, requires_grad=True)
-    texture_error(torch.where(region > 0, made, real), real, region, torch.Generator().manual_seed(1)).backward()
+    texture_error(torch.where(region > 0, made, real), real, region, 4, torch.Generator().manual_seed(1)).backward()
     inside = region.expand_as(real) > 0
     assert made.grad[inside].abs().sum() > 0 and made.grad[~inside].abs().max() == 0
     everywhere = torch.ones_like(region)
@@ -63,10 +63,29 @@ def test_training_on_it_gives_texture_its_strength(real, region):
     noise = 0.01 * torch.randn(real.shape, generator=generator)
     for _ in range(40):
         optimizer.zero_grad()
-        texture_error(torch.where(region > 0, made + noise, real), real, region, generator).backward()
+        texture_error(torch.where(region > 0, made + noise, real), real, region, 4, generator).backward()
         optimizer.step()
     assert error((made + noise).detach(), real, region) < 0.5 * start
 
 
 def test_nothing_in_the_region_is_no_error(real):
     assert error(torch.zeros_like(real), real, torch.zeros(2, 1, SIZE, SIZE)) == 0
+
+
+def test_a_grid_of_patches_costs_most_where_it_is_looked_for(real, region):
+    """Borders of 4-pixel patches: the same marks at random places are less of an error than on the grid."""
+    grid, scattered = real.clone(), real.clone()
+    marks = 0.15 * torch.ones(SIZE)
+    grid[..., ::4] += marks[:, None]
+    columns = torch.randperm(SIZE, generator=torch.Generator().manual_seed(2))[: SIZE // 4]
+    scattered[..., columns] += marks[:, None]
+    places = [_places(x, 4).mean((0, 1, 3)) for x in (grid - real, scattered - real)]
+    assert places[0].std() > 3 * places[1].std()
+    assert error(grid, real, region) > error(scattered, real, region) > 0
+
+
+def test_pixels_are_sorted_into_tiles_and_into_places_of_a_patch():
+    x = torch.arange(64 * 64.0).view(1, 1, 64, 64)
+    tiles, places = _tiles(x), _places(x, 4)
+    assert tiles.shape == (1, 1, 4, 1024) and tiles[0, 0, 1, :2].tolist() == [32, 33] and tiles[0, 0, 2, 0] == 32 * 64
+    assert places.shape == (1, 1, 16, 256) and places[0, 0, 1, :3].tolist() == [1, 5, 9] and places[0, 0, 4, 0] == 64

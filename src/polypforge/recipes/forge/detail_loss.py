@@ -27,7 +27,7 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
-def drawn_texture_error(made: Tensor, target: Target, generator: torch.Generator) -> Tensor:
+def drawn_texture_error(made: Tensor, target: Target, patch_px: int, generator: torch.Generator) -> Tensor:
     """`texture_error` of the colours inside the region, where alone what was drawn is used."""
     region, real = target.context[:, 3:4], target.state[:, :3]
-    return texture_error(torch.where(region > 0, made[:, :3], real), real, region, generator)
+    return texture_error(torch.where(region > 0, made[:, :3], real), real, region, patch_px, generator)

@@ -86,7 +86,7 @@ class Forge(Recipe):
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
             drawn = self.detail(noise, coarse, target.context)
             parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
-            parts["texture"] = drawn_texture_error(drawn, target, generator)
+            parts["texture"] = drawn_texture_error(drawn, target, self.config.detail.patch_px, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         return total, {name: value.detach() for name, value in parts.items()}
 
@@ -110,7 +110,7 @@ class Forge(Recipe):
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
             drawn = self.detail(noise, coarse, target.context)
             losses["detail"] = float(rebuilt_error(drawn, target, self._factor))
-            losses["texture"] = float(drawn_texture_error(drawn, target, generator))
+            losses["texture"] = float(drawn_texture_error(drawn, target, self.config.detail.patch_px, generator))
         return losses
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
