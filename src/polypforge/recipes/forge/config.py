@@ -45,7 +45,7 @@ class ForgeConfig:
     mask_weight: float = 0.7
     base_time: tuple[float, float] = (-0.5, 1.0)
     low_res_noise: float = 0.12
-    texture_weight: float = 0.3
+    texture_weight: float = 0.5
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
     glints: float = 1.0

@@ -18,6 +18,8 @@ from polypforge.recipes.forge.examples import VECTOR_DIM
 
 STATE = 4  # red, green, blue, mask, all in [-1, 1]
 CONTEXT = 5  # red, green, blue with the region filled in; region; field of view
+FORESEEN_TIMES = (0.2, 0.7)  # earlier the base stage foresees too little of the lesion, later too much
+FORESEEN_SHARE = 0.75
 
 
 def context(image: Tensor, region: Tensor, field: Tensor) -> Tensor:
@@ -90,8 +92,25 @@ def base_target(config: ForgeConfig, batch: Mapping[str, Tensor]) -> Target:
     return Target(config, image, F.avg_pool2d(batch["mask"], factor), region, field, batch["exact"])
 
 
-def detail_target(config: ForgeConfig, batch: Mapping[str, Tensor], generator: torch.Generator, crop: bool) -> tuple[Target, Tensor]:
-    """The target at full size and the degraded coarse image that the stage will see; `crop` cuts random training crops."""
+@torch.no_grad()
+def foreseen(stage: BaseStage, target: Target, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """(B, 4, S, S): what the base stage makes of the noisy target. It is as soft as what that stage draws, yet lies where the real lesion
+    does, with which the detail stage's result can be compared.
+    """
+    low, high = FORESEEN_TIMES
+    time = (low + (high - low) * torch.rand(len(target.state), generator=generator)).to(target.state)
+    noise = torch.randn(target.state.shape, generator=generator).to(target.state)
+    drawn = stage(mix(target.state, noise, time), time, cond).to(target.state).clamp(-1, 1)
+    colours = torch.where(target.context[:, 3:4] > 0, drawn[:, :3], target.state[:, :3])
+    return torch.cat([colours, drawn[:, 3:]], 1)
+
+
+def detail_target(
+    config: ForgeConfig, batch: Mapping[str, Tensor], drawn: Tensor, generator: torch.Generator, crop: bool
+) -> tuple[Target, Tensor]:
+    """The target at full size and the coarse image that the stage will see: mostly what the base stage foresees (`drawn`), else the
+    real one, degraded. `crop` cuts random training crops.
+    """
     factor = config.detail_px // config.base_px
     fine = torch.cat([batch["image"], batch["mask"] * 2 - 1], 1)
     coarse = F.avg_pool2d(fine, factor)
@@ -102,7 +121,8 @@ def detail_target(config: ForgeConfig, batch: Mapping[str, Tensor], generator: t
     soft = F.avg_pool2d(soft, 3, 1)  # twice: what the base stage draws is that soft
     blurred = torch.rand(count, 1, 1, 1, generator=generator).to(coarse)
     blurred = blurred * (torch.rand(count, 1, 1, 1, generator=generator).to(coarse) < 0.5)
-    coarse = enlarge(coarse + blurred * (soft - coarse) + level * noise, factor)
+    coarse = coarse + blurred * (soft - coarse) + level * noise
+    coarse = enlarge(torch.where(torch.rand(count, 1, 1, 1, generator=generator).to(coarse) < FORESEEN_SHARE, drawn, coarse), factor)
     parts = [batch["image"], batch["mask"], batch["region"], batch["field"], coarse]
     if crop:
         parts = _random_crops(parts, batch["region"], config.detail_crop_px, config.detail.patch_px, generator)

@@ -82,13 +82,18 @@ class Forge(Recipe):
         if "detail" in self.config.learns:
             share = self.config.detail_batch_share if "base" in self.config.learns else 1.0
             few = max(1, round(len(batch["image"]) * share))
-            target, coarse = networks.detail_target(self.config, {k: v[:few] for k, v in batch.items()}, generator, crop=True)
+            target, coarse = self._detail_target({k: v[:few] for k, v in batch.items()}, generator)
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
             drawn = self.detail(noise, coarse, target.context)
             parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
             parts["texture"] = drawn_texture_error(drawn, target, self.config.detail.patch_px, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         return total, {name: value.detach() for name, value in parts.items()}
+
+    def _detail_target(self, batch: Batch, generator: torch.Generator) -> tuple[networks.Target, Tensor]:
+        target = networks.base_target(self.config, batch)
+        drawn = networks.foreseen(self.base, target, self._asked(target, batch), generator)
+        return networks.detail_target(self.config, batch, drawn, generator, crop=True)
 
     @property
     def _factor(self) -> int:
@@ -106,7 +111,7 @@ class Forge(Recipe):
             for time in VALIDATION_TIMES:
                 losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
         if "detail" in self.config.learns:
-            target, coarse = networks.detail_target(self.config, batch, generator, crop=True)
+            target, coarse = self._detail_target(batch, generator)
             noise = torch.randn(target.state.shape, generator=generator).to(target.state)
             drawn = self.detail(noise, coarse, target.context)
             losses["detail"] = float(rebuilt_error(drawn, target, self._factor))
