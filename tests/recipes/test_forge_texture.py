@@ -25,9 +25,9 @@ def error(made, real, region, seed=1):
 def test_the_same_texture_in_another_arrangement_is_as_good_and_a_smooth_one_is_not(real, region):
     other = 0.1 * torch.randn(real.shape, generator=torch.Generator().manual_seed(5))
     assert error(real, real, region) == 0
-    assert error(other, real, region) < 0.1
-    assert error(torch.zeros_like(real), real, region) > 0.8
-    assert error(0.5 * real, real, region) == pytest.approx(0.5, abs=0.1)
+    assert error(other, real, region) < 0.2
+    assert error(torch.zeros_like(real), real, region) > 1.6
+    assert error(0.5 * real, real, region) == pytest.approx(1.0, abs=0.2)
     pixels = (other - real).abs().mean() / real.abs().mean()
     assert pixels > 1  # an error in pixels calls it worse than a smooth one
 

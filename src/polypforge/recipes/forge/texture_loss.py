@@ -25,7 +25,7 @@ OUTSIDE = 1e4  # stands for pixels that don't count, so that they come last in b
 
 
 def texture_error(made: Tensor, real: Tensor, region: Tensor, patch_px: int, generator: torch.Generator) -> Tensor:
-    """Mean distance of ordered responses, as a share of how strong the real ones are in that image.
+    """Mean distance of ordered responses, as a share of how strong the real ones are in that image; on tiles, plus by place in the patch.
 
     made, real: (B, 3, H, W), equal outside the region (B, 1, H, W; 0 / 1); H and W are TILE_PX or multiples of twice that, and of
     `patch_px`, the side of the patches that were drawn. Filters come from `generator` (CPU).
@@ -36,7 +36,7 @@ def texture_error(made: Tensor, real: Tensor, region: Tensor, patch_px: int, gen
     with torch.autocast("cpu" if made.is_meta else made.device.type, enabled=False):  # faint differences of large sums
         bank = _filters(made.shape[1], GRID_WIDTH, generator).to(made)
         a, b = (F.conv2d(x, bank, padding="same") for x in (made, real))
-        errors.append(_ordered_distance(a, b, region == 1, partial(_places, patch_px=patch_px)))
+        grid = _ordered_distance(a, b, region == 1, partial(_places, patch_px=patch_px))
         for scale in SCALES:
             a, b, inside = (F.avg_pool2d(x, scale) for x in (made, real, region))
             for width in WIDTHS:
@@ -44,7 +44,7 @@ def texture_error(made: Tensor, real: Tensor, region: Tensor, patch_px: int, gen
                 a, b = F.conv2d(a, bank, padding="same"), F.conv2d(b, bank, padding="same")
                 errors.append(_ordered_distance(a, b, inside == 1, _tiles))
                 a, b = F.relu(a), F.relu(b)
-    return torch.stack(errors).mean()
+    return grid + torch.stack(errors).mean()
 
 
 def _filters(channels: int, width: int, generator: torch.Generator) -> Tensor:
