@@ -48,7 +48,7 @@ class ForgeConfig:
     texture_weight: float = 0.5
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
-    glints: float = 1.0
+    glints: float = 0.7
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
