@@ -472,7 +472,7 @@ def test_weights_from_before_glints_draw_without_them(tiny_forge, tmp_path):
     tiny_forge.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     stored = json.loads(file.read_text())
-    assert type(tiny_forge).load_pretrained(tmp_path).config.glints == 1.0
+    assert type(tiny_forge).load_pretrained(tmp_path).config.glints == tiny_forge.config.glints > 0
     del stored["config"]["glints"]
     file.write_text(json.dumps(stored))
     assert type(tiny_forge).load_pretrained(tmp_path).config.glints == 0.0
