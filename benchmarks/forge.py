@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.images import write_png
+from polypforge.core.images import darkest_channel, write_png
 from polypforge.core.intervals import bootstrap_interval, half_sample_interval, wilson_interval
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import around_mask
@@ -37,6 +37,7 @@ from polypforge.quality.gates import Subject
 from polypforge.quality.gates.gatekeeper import label_gates
 from polypforge.quality.judges import load_judge
 from polypforge.recipes import Job, load_recipe
+from polypforge.recipes.forge.grain import HIGHLIGHT
 from polypforge.reporting.panels import sheet
 from polypforge.workflows.bench.sampling import PLAIN_STEPS, plain_forge
 from polypforge.workflows.encoder import open_encoder
@@ -46,7 +47,7 @@ from polypforge.workflows.pictures import LEAST_WINDOW_PX, LESION_PX, LESION_SCA
 ENCODERS = ("starter:encoder", "random_vgg")
 SHOWN = 8
 DETAIL_PX, DETAIL_SCALE, OCTAVES = 256, 1.75, (1, 2, 4, 8)  # the model's own window
-HIGHLIGHT, LEAST_PX = 200, 300
+LEAST_PX = 300
 PLAIN = -1  # in place of a number of steps
 
 
@@ -125,19 +126,19 @@ def _octaves(lesions: list[tuple[Image, Mask]]) -> NDArray[np.float64]:
     found = []
     for image, mask in lesions:
         window = around_mask(mask, DETAIL_SCALE, LEAST_WINDOW_PX)
-        pixels = window.crop(image, DETAIL_PX).astype(np.float32)
-        wet = dilate(pixels.min(axis=2) > HIGHLIGHT, 4)
-        inside = erode(window.crop(mask.astype(np.uint8) * 255, DETAIL_PX) > 127, 6) & ~wet
+        pixels = window.crop(image, DETAIL_PX)
+        wet = dilate(darkest_channel(pixels) > HIGHLIGHT, 4)
+        inside = erode(window.crop_mask(mask, DETAIL_PX), 6) & ~wet
         if inside.sum() < LEAST_PX:
             continue
-        blurred = [pixels.mean(axis=2)]
+        blurred = [pixels.mean(axis=2, dtype=np.float32)]
         blurred += [cv2.GaussianBlur(blurred[0], (0, 0), sigma) for sigma in OCTAVES]
         found.append([(a - b)[inside].std() for a, b in pairwise(blurred)])
     return np.median(found, axis=0)
 
 
 def _window(case: Case, region: Mask) -> Image:
-    return around_mask(region, 1.75, LEAST_WINDOW_PX).crop(case.image, LESION_PX)
+    return around_mask(region, DETAIL_SCALE, LEAST_WINDOW_PX).crop(case.image, LESION_PX)
 
 
 if __name__ == "__main__":

@@ -82,13 +82,17 @@ class Forge(Recipe):
         if "detail" in self.config.learns:
             share = self.config.detail_batch_share if "base" in self.config.learns else 1.0
             few = max(1, round(len(batch["image"]) * share))
-            target, coarse = self._detail_target({k: v[:few] for k, v in batch.items()}, generator)
-            noise = torch.randn(target.state.shape, generator=generator).to(target.state)
-            drawn = self.detail(noise, coarse, target.context)
-            parts["rebuilt"] = rebuilt_error(drawn, target, self._factor)
-            parts["texture"] = drawn_texture_error(drawn, target, self.config.detail.patch_px, generator)
+            parts["rebuilt"], parts["texture"] = self._detail_errors({k: v[:few] for k, v in batch.items()}, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         return total, {name: value.detach() for name, value in parts.items()}
+
+    def _detail_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`rebuilt_error` and `drawn_texture_error` of what the detail stage draws."""
+        target, coarse = self._detail_target(batch, generator)
+        noise = torch.randn(target.state.shape, generator=generator).to(target.state)
+        drawn = self.detail(noise, coarse, target.context)
+        texture = drawn_texture_error(drawn, target, self.config.detail.patch_px, generator)
+        return rebuilt_error(drawn, target, self._factor), texture
 
     def _detail_target(self, batch: Batch, generator: torch.Generator) -> tuple[networks.Target, Tensor]:
         target = networks.base_target(self.config, batch)
@@ -111,11 +115,7 @@ class Forge(Recipe):
             for time in VALIDATION_TIMES:
                 losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
         if "detail" in self.config.learns:
-            target, coarse = self._detail_target(batch, generator)
-            noise = torch.randn(target.state.shape, generator=generator).to(target.state)
-            drawn = self.detail(noise, coarse, target.context)
-            losses["detail"] = float(rebuilt_error(drawn, target, self._factor))
-            losses["texture"] = float(drawn_texture_error(drawn, target, self.config.detail.patch_px, generator))
+            losses["detail"], losses["texture"] = map(float, self._detail_errors(batch, generator))
         return losses
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:

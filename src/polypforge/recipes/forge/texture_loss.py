@@ -4,6 +4,9 @@ An error in pixels makes smooth lesions, since the mean of all possible details 
 before it is compared, so any arrangement of the real tile's texture is as good as its own (Heitz et al. 2021, A Sliced Wasserstein Loss for
 Neural Texture Synthesis). Filters are random, new at each step: untrained ones tell textures apart (Ustyuzhaninov et al. 2016, Texture
 Synthesis Using Shallow Convolutional Networks with Random Filters), and there is nothing in them to please but the texture.
+
+A network that draws patches leaves their grid in what it draws. So answers are also put in order by their place in the patch, over the
+whole crop: real texture has the same at all of them. That has as much say as all the rest, or a weave shows to the eye.
 """
 
 from __future__ import annotations
