@@ -11,6 +11,7 @@ from polypforge.data.layouts import open_source
 from polypforge.generation.runner import generate, waves
 from polypforge.generation.writer import CaseStore, read_requests, write_requests
 from polypforge.masks.shapes import polygon_mask
+from polypforge.models.memory import Room
 from polypforge.workflows.generate import take_shard
 
 REGION = ((50, 50), (110, 55), (105, 115), (55, 110))
@@ -32,7 +33,7 @@ def images(folder):
 def test_all_cases_are_written_with_provenance(setting, tmp_path):
     recipe, requests, load = setting
     store = CaseStore(tmp_path)
-    assert generate(recipe, requests, load, store, {"recipe": "forge", "weights": "abc"}, 3) == 6
+    assert generate(recipe, requests, load, store, {"recipe": "forge", "weights": "abc"}, Room(3)) == 6
     assert store.finish(requests) == 5  # the removal is a step on the way, no case
     for case in open_source(tmp_path):
         assert case.provenance["synthetic"] and case.provenance["weights"] == "abc"
@@ -44,10 +45,10 @@ def test_all_cases_are_written_with_provenance(setting, tmp_path):
 def test_a_child_starts_from_its_parents_result(setting, tmp_path):
     recipe, requests, load = setting
     store = CaseStore(tmp_path)
-    generate(recipe, requests, load, store, {}, 8)
+    generate(recipe, requests, load, store, {}, Room(8))
     child, removal = requests[-2], requests[-1]
     outer = Request(removal.background, "polyp", ((60, 60), (80, 60), (80, 80)), seed=11, parent=removal.id)
-    generate(recipe, [outer, removal], load, store, {}, 8)
+    generate(recipe, [outer, removal], load, store, {}, Room(8))
     outside = ~polygon_mask(list(outer.region), store.load(outer.id).size)
     assert (store.load(outer.id).image[outside] == store.load(removal.id).image[outside]).all()
     assert (store.load(child.id).image != store.load(removal.id).image).any()
@@ -61,7 +62,7 @@ class Killed(Exception):
 def test_killed_at_any_moment_the_rest_is_finished_and_nothing_differs(setting, tmp_path, after, monkeypatch):
     recipe, requests, load = setting
     whole = CaseStore(tmp_path / "whole")
-    generate(recipe, requests, load, whole, {}, 2)
+    generate(recipe, requests, load, whole, {}, Room(2))
 
     store = CaseStore(tmp_path / "killed")
     write, calls = store.write, []
@@ -76,11 +77,11 @@ def test_killed_at_any_moment_the_rest_is_finished_and_nothing_differs(setting, 
 
     monkeypatch.setattr(store, "write", torn)
     with pytest.raises(Killed):
-        generate(recipe, requests, load, store, {}, 2)
+        generate(recipe, requests, load, store, {}, Room(2))
     again = CaseStore(tmp_path / "killed")
     done = again.done()
     assert len(done) == after
-    assert generate(recipe, requests, load, again, {}, 2) == len(requests) - after
+    assert generate(recipe, requests, load, again, {}, Room(2)) == len(requests) - after
     again.finish(requests)
     whole.finish(requests)
     one, two = images(tmp_path / "whole"), images(tmp_path / "killed")
@@ -150,7 +151,7 @@ def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch, cap
         return whole(jobs)
 
     monkeypatch.setattr(recipe, "generate", small_device)
-    assert generate(recipe, requests, load, CaseStore(tmp_path), {}, 4) == len(requests)
+    assert generate(recipe, requests, load, CaseStore(tmp_path), {}, Room(4)) == len(requests)
     assert sizes[:2] == [4, 2] and max(s for s in sizes if s <= fitting) == fitting and len(CaseStore(tmp_path).done()) == len(requests)
     assert "Out of memory with 4 images" in capsys.readouterr().err
 
@@ -163,7 +164,7 @@ def test_a_device_without_room_for_one_image_is_named(setting, tmp_path, monkeyp
 
     monkeypatch.setattr(recipe, "generate", full)
     with pytest.raises(UserError, match="too little memory for a single image"):
-        generate(recipe, requests, load, CaseStore(tmp_path), {}, 4)
+        generate(recipe, requests, load, CaseStore(tmp_path), {}, Room(4))
 
 
 def test_a_shared_store_leaves_what_others_are_writing(tmp_path):

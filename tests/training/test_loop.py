@@ -135,6 +135,33 @@ def test_a_picture_that_does_not_fit_costs_neither_checkpoint_nor_model(tmp_path
     assert Checkpoints(tmp_path / "checkpoints", 2).steps()[-1] == 20 and weights(tmp_path)
 
 
+class Crowded(Line):
+    """On a device that holds `room` examples."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.tried = room, []
+
+    def loss(self, batch, generator):
+        self.tried.append(len(batch["x"]))
+        if len(batch["x"]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().loss(batch, generator)
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_portions(tmp_path, capsys):
+    roomy, crowded = Line(), Crowded(3)
+    crowded.load_state_dict(roomy.state_dict())
+    trainer(tmp_path / "whole", roomy).run()
+    trainer(tmp_path / "portions", crowded).run()
+    assert crowded.tried[:6] == [8, 4, 2, 2, 2, 2] and set(crowded.tried[6:]) == {2}
+    for key, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "portions")[key], value)
+    assert "Out of memory with 8 images at once: going on with 4." in capsys.readouterr().err
+    with pytest.raises(UserError, match="too little memory for a single image"):
+        trainer(tmp_path / "none", Crowded(0)).run()
+
+
 def test_what_was_found_best_outlives_the_last_checkpoint(tmp_path):
     first = trainer(tmp_path, validate_every=0).run().best_loss
     assert first < float("inf") and trainer(tmp_path, validate_every=0).run().best_loss == first

@@ -3,9 +3,9 @@
 import threading
 
 import pytest
-import torch
 
 from polypforge.generation.writer import CaseStore, read_requests
+from polypforge.models.memory import NoRoom
 from polypforge.quality.gates.score_log import ScoreLog
 from polypforge.quality.gates.settings import read_gates
 from polypforge.workflows import onlooker
@@ -59,7 +59,7 @@ def test_where_judges_have_no_room_beside_the_network_they_look_later(shown, tmp
 
     def full(look, cases):
         asked.append(look)
-        raise torch.OutOfMemoryError
+        raise NoRoom("full")
 
     monkeypatch.setattr(onlooker, "BATCH", 1)
     monkeypatch.setattr(onlooker, "MOST_WAITING", 0)

@@ -282,6 +282,7 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         _usage_error(error)
+        _memory_error(error)
         raise
 
 
@@ -290,4 +291,14 @@ def _usage_error(error: Exception) -> None:
     show: Any = getattr(error, "format_message", None)
     if show is not None:
         print(f"polypforge: {show()}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _memory_error(error: Exception) -> None:
+    """Where nothing could be halved any more, or a command doesn't halve."""
+    from polypforge.models.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        print("polypforge: out of memory: ask for less at once (--batch-size, --workers, --set training.batch_size), or leave the GPU "
+              "alone (--device cpu).", file=sys.stderr)  # fmt: skip
         sys.exit(2)

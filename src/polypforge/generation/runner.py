@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
-
-from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, Case, Request
 from polypforge.generation.writer import CaseStore
+from polypforge.models.memory import Room
 from polypforge.recipes.base import Job, Recipe
 
 LoadBackground = Callable[[str], Case]
-TOO_LITTLE_MEMORY = "the device has too little memory for a single image: use --device cpu, or a smaller model."
 OF_RECIPES = ("donor",)  # what recipes themselves say of a case: the real case whose lesion was put into it
 
 
@@ -25,12 +22,12 @@ def generate(
     load: LoadBackground,
     store: CaseStore,
     provenance: dict[str, Any],
-    batch_size: int = 8,
+    room: Room,
     made_batch: Callable[[Sequence[Request], Sequence[Case]], None] | None = None,
 ) -> int:
     """Make every request whose case is not in `store` yet; returns how many were made.
 
-    A request with a parent runs after it, on its result. Where the device's memory is too small for a batch, batches are halved.
+    A request with a parent runs after it, on its result. room: how many at once.
     `made_batch` is called with each batch and its cases, which may not be on disk yet.
     `provenance` (recipe, weights, version ...) is stored with each case. Raises UserError when a parent is missing from `requests` and
     from the store, or a background can't be loaded.
@@ -44,13 +41,8 @@ def generate(
             pending: list[Future] = []
             start = 0
             while start < len(wave):
-                part = wave[start : start + batch_size]
-                jobs = [Job(r, _frame(r, load, store)) for r in part]
-                try:
-                    cases = recipe.generate(jobs)
-                except torch.OutOfMemoryError:
-                    batch_size = _half(len(part))
-                    continue
+                part = wave[start : start + room.most]
+                cases = room.run(recipe.generate, [Job(r, _frame(r, load, store)) for r in part])
                 start += len(part)
                 for request, case in zip(part, cases, strict=True):
                     case.provenance = provenance_of(request, provenance) | {k: v for k, v in case.provenance.items() if k in OF_RECIPES}
@@ -58,7 +50,7 @@ def generate(
                 made += len(part)
                 if made_batch:
                     made_batch(part, cases)
-                while len(pending) > 4 * batch_size:  # bounded memory when the disk is slower than the network
+                while len(pending) > 4 * room.most:  # bounded memory when the disk is slower than the network
                     pending.pop(0).result()
             for future in pending:
                 future.result()
@@ -74,15 +66,6 @@ def refuse_unfit(recipe: Recipe, requests: Sequence[Request]) -> None:
             raise UserError(
                 f"request {request.id} asks for an edit of a region, but {recipe.name} draws whole frames: leave the region out."
             )
-
-
-def _half(batch: int) -> int:
-    """The next batch size after one that didn't fit."""
-    if batch == 1:
-        raise UserError(TOO_LITTLE_MEMORY) from None
-    torch.cuda.empty_cache()
-    console.print(f"Out of memory with {batch} images at once: going on with {batch // 2}.")
-    return batch // 2
 
 
 def _frame(request: Request, load: LoadBackground, store: CaseStore) -> Case | None:

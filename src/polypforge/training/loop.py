@@ -16,12 +16,14 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_folder, write_jsonl
 from polypforge.core.seeding import numpy_rng, seed_from
+from polypforge.models.memory import free_memory, is_out_of_memory
 from polypforge.models.precision import fast_layout, has_fast_bf16
 from polypforge.models.trainable import Batch, Trainable
 from polypforge.training.checkpoint import Checkpoints, Progress
@@ -68,6 +70,7 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.rank = self.accelerator.process_index
         self.stop_asked = False
+        self._at_once: int | None = None  # examples, where the device has no memory for a whole batch
         self._validated_at = self._previewed_at = -1
 
     def run(self) -> Progress:
@@ -145,15 +148,11 @@ class Trainer:
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
         self._set_rates()
-        generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", progress.step, self.rank))
-        torch.manual_seed(seed_from(config.seed, "layers", progress.step, self.rank))  # for those that draw, as dropout
-        for batch in batches:
-            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
-            with self._autocast():
-                loss, parts = self.wrapped(batch, generator)
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {float(loss.detach())} at step {progress.step}: {self._advice()}")
-            self.accelerator.backward(loss / len(batches))
+        while (parts := self._gradients(batches)) is None:
+            self.optimizer.zero_grad()
+            if self.accelerator.num_processes > 1:
+                raise UserError(f"a device has too little memory for a batch of {config.batch_size}: {self._smaller()}.")
+            self._at_once = free_memory(self._at_once or max(map(_length, batches)))
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_norm)
         if norm is not None and not torch.isfinite(norm):
             raise UserError(f"the gradient is {float(norm)} at step {progress.step}: {self._advice()}")
@@ -161,6 +160,26 @@ class Trainer:
         self.optimizer.zero_grad()
         self.ema.update(self.model, progress.step)
         return {name: float(value) for name, value in parts.items()}
+
+    def _gradients(self, batches: list[Batch]) -> dict[str, Tensor] | None:
+        """Of the mean loss of the batches, and the named parts of the last one; None where they don't fit the device."""
+        config, step = self.config, self.progress.step
+        generator = torch.Generator().manual_seed(seed_from(config.seed, "noise", step, self.rank))
+        torch.manual_seed(seed_from(config.seed, "layers", step, self.rank))  # for those that draw, as dropout
+        try:
+            for batch in batches:
+                for part, share in _portions(batch, self._at_once):
+                    part = {k: v.to(self.accelerator.device) for k, v in part.items()}
+                    with self._autocast():
+                        loss, parts = self.wrapped(part, generator)
+                    if not torch.isfinite(loss):
+                        raise UserError(f"the loss is {float(loss.detach())} at step {step}: {self._advice()}")
+                    self.accelerator.backward(loss * share / len(batches))
+            return parts
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None  # not above: till here the error holds what filled the memory
 
     def _set_rates(self) -> None:
         rate = learning_rate_at(self.config, self.progress.step, self._share_done())
@@ -172,6 +191,10 @@ class Trainer:
             f"run again with a lower rate (--set training.learning_rate={self.config.learning_rate / 3:.0e}) or training.precision=fp32; "
             f"the last good checkpoint is in {self.checkpoints.folder}."
         )
+
+    def _smaller(self) -> str:
+        size, times = max(1, self.config.batch_size // 2), 2 * self.config.accumulate
+        return f"run again with --set training.batch_size={size} --set training.accumulate={times}"
 
     def _share_done(self) -> float:
         by_steps = self.progress.step / self.config.max_steps if self.config.max_steps else 0.0
@@ -268,3 +291,16 @@ class Trainer:
     def _bar(self) -> ProgressBar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
         return ProgressBar(*columns, console=console, disable=not self._is_main, transient=True)
+
+
+def _length(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _portions(batch: Batch, at_once: int | None) -> Iterator[tuple[Batch, float]]:
+    """The batch, whole or in portions of at most `at_once` examples, each with its share of them."""
+    count = _length(batch)
+    at_once = at_once or count
+    for start in range(0, count, at_once):
+        part = {k: v[start : start + at_once] for k, v in batch.items()}
+        yield part, _length(part) / count

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +51,9 @@ def on_cluster(
     """What `make(*arguments, device).run(shard)` gave, in the order in which shards end.
 
     workers: how many at a time, at most one a shard; by default one for each GPU, or for each core. device: "auto" means GPUs where the
-    cluster has any. A worker that dies is started again and its shard run again, RETRIES times. Raises UserError when the cluster has no
-    room for so many workers, when none can start, and what a worker raises.
+    cluster has any. When a worker dies, or its machine, its shard goes to the next one that is free, and another is started where there is
+    room. Raises UserError when the cluster has no room for so many workers, when none can start, when a shard has killed more than RETRIES
+    of them, and what a worker raises.
     """
     if not shards:
         return
@@ -69,44 +70,90 @@ def on_cluster(
         cores = max(1, min((int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1), default=1))
     else:  # a worker lies on one machine
         cores = next(c for c in range(max(cpus), 0, -1) if sum(n // c for n in cpus) >= count)
-    actor = ray.remote(num_cpus=cores, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Hosted)
-    given = ray.put((*arguments, "cuda" if gpu else "cpu"))  # kept here: a worker that is started again needs it again
-    made = [actor.remote(make, given, cores, Path.cwd()) for _ in range(count)]
-    starting = {worker.ready.remote(): worker for worker in made}
-    running: dict[Any, Any] = {}
-    coming, left = iter(shards), len(shards)
+    actor = ray.remote(num_cpus=cores, num_gpus=int(gpu))(_Hosted)
+    given = ray.put((*arguments, "cuda" if gpu else "cpu"))  # once, however many workers there are
+    crew = _Crew(ray, lambda: actor.remote(make, given, cores, Path.cwd()), shards)
     try:
-        while left:
-            ended, _ = ray.wait([*starting, *running], num_returns=1, timeout=None if running else PATIENCE_S)
-            if not ended:
-                raise UserError(
-                    f"no worker could start within {PATIENCE_S} s: the cluster is busy, or too small for {cores} cores a worker."
-                )
-            free = starting.get(ended[0]) or running[ended[0]]
-            answer = _answer(ray, ended[0])
-            for shard in islice(coming, 1):
-                running[free.run.remote(shard)] = free
-            if starting.pop(ended[0], None) is None:
-                del running[ended[0]]
-                left -= 1
-                yield answer
+        crew.start(count)
+        while crew.busy:
+            yield from crew.next_answers(f"the cluster is busy, or too small for {cores} cores a worker")
     finally:
-        for worker in made:
-            ray.kill(worker)
+        crew.dismiss()
 
 
-def _answer(ray: Any, reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-        if getattr(error, "actor_init_failed", False):
-            why = str(error).strip().splitlines()[-1]
-            raise UserError(f"a worker could not start ({why}): every machine needs the same PolypForge.") from None
-        raise UserError(f"a shard killed its worker {RETRIES + 1} times, perhaps for want of memory: try smaller batches.") from None
+class _Crew:
+    """Workers, and the shards that wait for one. Ray could start a dead worker again by itself, but would tie the shard to it, and where
+    its machine is gone and the others are full it would wait for ever."""
+
+    def __init__(self, ray: Any, hire: Callable[[], Any], shards: Sequence[Any]) -> None:
+        self._ray, self._hire = ray, hire
+        self._waiting = deque((shard, 0) for shard in shards)  # with the number of workers that each has cost
+        self._starting: dict[Any, Any] = {}  # what is waited for, and the worker
+        self._running: dict[Any, tuple[Any, tuple[Any, int]]] = {}
+        self._idle: list[Any] = []
+        self._false_starts = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def start(self, count: int) -> None:
+        for _ in range(count):
+            worker = self._hire()
+            self._starting[worker.ready.remote()] = worker
+
+    def next_answers(self, why_none_starts: str) -> list[Any]:
+        """Waits until something ends: the answer of a shard, or none where a worker was started or lost."""
+        patience = None if self._running else PATIENCE_S
+        ended, _ = self._ray.wait([*self._starting, *self._running], num_returns=1, timeout=patience)
+        if not ended:
+            raise UserError(f"no worker could start within {PATIENCE_S} s: {why_none_starts}.")
+        worker, entry = self._running.pop(ended[0], None) or (self._starting.pop(ended[0]), None)
+        lost = self._ray.exceptions
+        answers = []
+        try:
+            answer = self._ray.get(ended[0])
+        except lost.RayTaskError as error:
+            raise _told(error) from None
+        except (lost.RayActorError, lost.OutOfMemoryError, lost.ObjectLostError) as error:
+            self._count(error, entry)
+            self._ray.kill(worker)  # it may only be out of reach
+            self.start(1)
+        else:
+            self._idle.append(worker)
+            answers = [answer] if entry else []
+        while self._idle and self._waiting:
+            worker, entry = self._idle.pop(), self._waiting.popleft()
+            self._running[worker.run.remote(entry[0])] = worker, entry
+        return answers
+
+    def _count(self, error: Exception, entry: tuple[Any, int] | None) -> None:
+        """A worker is lost, with the shard of `entry` or as it started: what it did waits again, unless that is hopeless."""
+        if entry is None:
+            self._false_starts += 1
+            if getattr(error, "actor_init_failed", False) or self._false_starts > RETRIES:
+                why = str(error).strip().splitlines()[-1]
+                raise UserError(f"a worker could not start ({why}): every machine needs the same PolypForge.") from None
+        else:
+            shard, lost = entry[0], entry[1] + 1
+            if lost > RETRIES:
+                raise UserError(f"a shard killed its worker {lost} times, perhaps for want of memory: try smaller batches.") from None
+            self._waiting.appendleft((shard, lost))
+
+    def dismiss(self) -> None:
+        for worker in [*self._starting.values(), *(worker for worker, _ in self._running.values()), *self._idle]:
+            self._ray.kill(worker)
+
+
+def _told(error: Any) -> Exception:
+    """What a worker raised, as the user should hear it."""
+    from polypforge.models.memory import is_out_of_memory
+
+    if isinstance(error.cause, UserError):
+        return error.cause
+    if is_out_of_memory(error.cause):
+        return UserError("a worker's device has too little memory for its batch: ask for fewer workers, or for smaller batches.")
+    return error
 
 
 class _Hosted:

@@ -7,8 +7,7 @@ import time
 
 import torch
 
-from polypforge.core.errors import UserError
-from polypforge.generation.runner import TOO_LITTLE_MEMORY
+from polypforge.models.memory import Room
 from polypforge.recipes import Job, Recipe
 from polypforge.workflows.plan import AnyPlanner
 
@@ -17,12 +16,7 @@ def seconds_per_case(recipe: Recipe, planner: AnyPlanner, load, probe: int = 4) 
     """Seconds to plan and generate one case, from one small batch (its results are thrown away); a smaller one where memory is short."""
     start = time.monotonic()
     requests = [r for i in range(probe) for r in planner.requests(i) if not r.parent]
-    try:
-        recipe.generate([Job(r, load(r.background) if r.background else None) for r in requests])
-    except torch.OutOfMemoryError:
-        if probe > 1:
-            return seconds_per_case(recipe, planner, load, probe // 2)
-        raise UserError(TOO_LITTLE_MEMORY) from None
+    Room(probe).run(recipe.generate, [Job(r, load(r.background) if r.background else None) for r in requests])
     return (time.monotonic() - start) / len(requests)
 
 

@@ -19,6 +19,7 @@ from polypforge.data.folder import METADATA, write_case
 from polypforge.generation.runner import generate
 from polypforge.generation.writer import CaseStore, removed_ids, write_requests
 from polypforge.models.locate import public_name, set_offline, weights_hash
+from polypforge.models.memory import Room
 from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
 from polypforge.quality.gates.settings import read_gates
@@ -150,7 +151,7 @@ def expand(
         "data": fingerprint_of(opened.source), "versions": versions(), **chosen_steps,
     }  # fmt: skip
     gone = removed_ids(out)  # an audit of an earlier run found them to be copies
-    finals, verdicts = _make(generator, gating, planner, load, store, provenance, num, batch_size, work, gone)
+    finals, verdicts = _make(generator, gating, planner, load, store, provenance, num, Room(batch_size), work, gone)
     accepted = [r for r in finals if verdicts[r.id].kept and r.id not in gone][:num]
     rows = _write_accepted(out, store, accepted, verdicts, gating)
     real_rows = [] if synthetic_only else copy_real(opened.source, out)
@@ -211,7 +212,7 @@ def _make(
     store: CaseStore,
     provenance: dict,
     num: int,
-    batch_size: int,
+    room: Room,
     work: Path,
     gone: set[str],
 ) -> tuple[list[Request], dict[str, Verdict]]:
@@ -246,7 +247,7 @@ def _make(
                     bar.advance(task, len(part))
                     onlooker.show(part, cases)
 
-                generate(recipe, requests, load, store, provenance, batch_size, made_batch)
+                generate(recipe, requests, load, store, provenance, room, made_batch)
 
         while True:
             kept = sum(verdicts[r.id].kept for r in finals if r.id not in gone)

@@ -18,6 +18,7 @@ from polypforge.core.types import Case, Request
 from polypforge.generation.runner import LoadBackground
 from polypforge.generation.writer import CaseStore
 from polypforge.models.locate import locate, public_name, weights_hash
+from polypforge.models.memory import Room
 from polypforge.quality.audit.training import TrainingPictures, lesion_pictures, lesions_of
 from polypforge.quality.detector import load_detector
 from polypforge.quality.gates import Gatekeeper, Subject, Verdict
@@ -82,6 +83,7 @@ class Gating:
         self._training_state = ""
         self._compares = False  # with real lesions
         self._build_training: Callable[[], None] | None = None  # slow, and only needed for cases that were never compared
+        self._room = Room(BATCH)
         where = device_of(device)
         self.keeper = Gatekeeper(
             settings.gates,
@@ -183,7 +185,8 @@ class Gating:
                 waiting += [(f"{name}#{number}", Subject.real(case, part)) for number, part in enumerate(lesions_of(case))]
             if waiting and (len(waiting) >= BATCH or name == names[-1]):
                 others = {r.name for r in self.settings.gates if r.gate.needs != "training"}  # a real lesion is its own copy
-                for (key, _), scores in zip(waiting, self.keeper.scores([s for _, s in waiting], others), strict=True):
+                found = self._room.run(partial(self.keeper.scores, names=others), [s for _, s in waiting])
+                for (key, _), scores in zip(waiting, found, strict=True):
                     log.add(key, {r.name: scores.get(r.name) for r in self.settings.gates})
                 waiting = []
         found = []
@@ -232,7 +235,7 @@ class Gating:
             self._look_at_real_lesions()
         subjects = [Subject.synthetic(case, r) for case, r in zip(cases, look.requests, strict=True)]
         scored: list[Scored] = []
-        for subject, scores in zip(subjects, self.keeper.scores(subjects, look.names), strict=True):
+        for subject, scores in zip(subjects, self._room.run(partial(self.keeper.scores, names=look.names), subjects), strict=True):
             shown = first and subject.lesion.any() and not subject.removed
             scored.append((subject.id, scores, descriptor(subject.case.image, subject.lesion) if shown else None))
         return scored

@@ -18,6 +18,7 @@ from polypforge.generation.runner import generate, refuse_unfit
 from polypforge.generation.shards import shards_of
 from polypforge.generation.writer import JUDGED, VERDICTS, CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, public_name, set_offline, weights_hash
+from polypforge.models.memory import Room
 from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_seen
 from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of, refuse_batch_size
@@ -104,16 +105,19 @@ def generate_cases(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
         if engine == "local":
-            made = generate(recipe, requests, load, store, provenance, batch_size, lambda part, _: bar.advance(task, len(part)))
+            made = generate(recipe, requests, load, store, provenance, Room(batch_size), lambda part, _: bar.advance(task, len(part)))
         else:
             refuse_unfit(recipe, requests)
             done = store.done()
             shards = shards_of([r for r in requests if r.id not in done], SHARD_BATCHES * batch_size)
             maker = (folder.resolve(), settings, opened, out.resolve(), provenance, batch_size)
-            made = 0
-            for count in on_cluster(CaseMaker, maker, shards, workers, device):
+            made, least = 0, batch_size
+            for count, fitting in on_cluster(CaseMaker, maker, shards, workers, device):
                 bar.advance(task, count)
                 made += count
+                if fitting < least:
+                    least = fitting
+                    console.print(f"Out of memory with {batch_size} images at once on a worker: it goes on with {fitting}.")
             wait_until_seen(lambda: len({r.id for r in requests} - store.done()), "cases", out)
     cases = _listed(store, requests)
     return {"made": made, "cases": cases, "out": str(out), "peak_memory_gb": peak_memory_gb()}
@@ -144,11 +148,11 @@ class CaseMaker:
             raise UserError(f"{where} finds other weights or none in {folder}: put them there, or on storage that all machines share.")
         self.recipe = opened_recipe(folder, settings.get("steps"), device_of(device))
         self.load, self.store = opened.loader(), CaseStore(out, shared=True)
-        self.provenance, self.batch_size = provenance, batch_size
+        self.provenance, self.room = provenance, Room(batch_size)
 
-    def run(self, shard: list[Request]) -> int:
-        """Cases that this call made; those that an earlier worker finished before it died are left as they are."""
-        return generate(self.recipe, shard, self.load, self.store, self.provenance, self.batch_size)
+    def run(self, shard: list[Request]) -> tuple[int, int]:
+        """Cases that this call made (those that an earlier worker finished before it died are left as they are), and how many at once."""
+        return generate(self.recipe, shard, self.load, self.store, self.provenance, self.room), self.room.most
 
 
 def parse_shard(text: str) -> tuple[int, int]:

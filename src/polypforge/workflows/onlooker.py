@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from polypforge.core.types import Case, Request
+from polypforge.models.memory import NoRoom
 from polypforge.quality.gates.score_log import ScoreLog
 from polypforge.workflows.gating import BATCH, SAVE_EVERY, Gating, Scored
 
@@ -62,7 +61,7 @@ class Onlooker:
         while len(self._looks) > waiting:
             try:
                 scored = self._looks.popleft().result()
-            except torch.OutOfMemoryError:
+            except NoRoom:  # `judge` asks again when the network is done
                 self._room = False
                 continue
             for row in scored:

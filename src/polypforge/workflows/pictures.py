@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from polypforge.core.window import around_mask
 from polypforge.data.source import SourceCase, parent_of, state_of
 from polypforge.evaluation.masks.shapes import boundary_sharpness, describe
 from polypforge.features import Encoder
+from polypforge.models.memory import Room
 from polypforge.quality.audit.training import lesions_of
 from polypforge.quality.judges import Judge, agreement
 from polypforge.workflows.cluster import wait_until_seen
@@ -110,12 +112,13 @@ class PictureReader:
 
     def __init__(self, encoders: Sequence[Encoder], judge: Judge | None, folder: Path, device: str) -> None:
         self.encoders, self.judge, self.folder, self.device = encoders, judge, folder, device
+        self.room = Room(CASES_AT_ONCE)
 
     def run(self, chunk: Chunk) -> int:
         number, sources = chunk
         with ThreadPoolExecutor(2) as pool:
             loaded = list(pool.map(lambda c: c.load(), sources))
-        found, rows = _look(sources, loaded, self.encoders, self.judge, self.device)
+        found, rows = _look(sources, loaded, self.encoders, self.judge, self.device, self.room)
         done = _chunk_file(self.folder, number)
         write_jsonl(done.with_suffix(".jsonl"), rows)
         with whole_file(done) as temporary:
@@ -128,7 +131,7 @@ def _chunk_file(folder: Path, number: int) -> Path:
 
 
 def _look(
-    sources: Sequence[SourceCase], cases: Sequence[Case], encoders: Sequence[Encoder], judge: Judge | None, device: str
+    sources: Sequence[SourceCase], cases: Sequence[Case], encoders: Sequence[Encoder], judge: Judge | None, device: str, room: Room
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]]]:
     lesions = [lesion_picture(s, c) for s, c in zip(sources, cases, strict=True)]
     agrees: dict[int, float] = {}
@@ -146,8 +149,12 @@ def _look(
             row |= {"drawn": describe(found[1]), "sharpness": boundary_sharpness(case.image, found[1]), "agreement": agrees.get(k)}
         rows.append(row)
     pictures = {"frame": [c.image for c in cases], "lesion": [found[0] for found in lesions if found is not None]}
-    features = {f"{k}.{kind}": embed(e, pictures[kind], device) for k, e in enumerate(encoders) for kind in KINDS}
-    return features, rows
+
+    def features(encoder: Encoder, shown: Sequence[Image]) -> NDArray[np.float32]:
+        found: list[NDArray[np.float32]] = room.run(partial(embed, encoder, device=device), shown)
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
+    return {f"{k}.{kind}": features(e, pictures[kind]) for k, e in enumerate(encoders) for kind in KINDS}, rows
 
 
 @torch.inference_mode()
