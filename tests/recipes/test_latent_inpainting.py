@@ -206,6 +206,18 @@ def test_bad_checkpoints_are_refused_in_one_sentence(pipelines, tmp_path):
         from_dict(PolypGenConfig, {"prompt_dropout": 0.0})
 
 
+def test_guidance_works_in_its_interval_alone(pipelines, cases, monkeypatch):
+    asked = []
+    for between in ((0.0, 1e9), (0.5, 5.0)):
+        recipe = make("polyp_gen", pipelines["inpaint"], steps=8, guided_sigmas=between).eval()
+        network = recipe.backbone.network
+        monkeypatch.setattr(recipe.backbone, "network", lambda x, *rest, network=network: asked.append(len(x)) or network(x, *rest))
+        recipe.generate([job(cases[0])])
+    assert asked[:8] == [2] * 8 and asked[8] == asked[-1] == 1 and {1, 2} == set(asked[8:])
+    with pytest.raises(UserError, match="the smaller one first"):
+        make("polyp_gen", pipelines["inpaint"], guided_sigmas=(3.0, 1.0))
+
+
 def test_networks_from_scratch_learn_the_text_encoder(first_stage):
     config = from_dict(PolypGenConfig, {"backbone": {"first_stage": str(first_stage)}, "size_px": 64})
     recipe = PolypGen(config)

@@ -72,7 +72,7 @@ def test_the_plain_training_loop_learns(polyps, tmp_path):
 def test_every_contest_runs_and_an_interrupted_bench_goes_on(tmp_path, monkeypatch):
     pytest.importorskip("denoising_diffusion_pytorch")
     small = {
-        "sampling": {"PLAIN_STEPS": 2, "DDPM_STEPS": 20}, "training": {"STEPS": 1, "BATCH": 2}, "proposals": {"REFERENCES": 12, "FRAMES": 2},
+        "sampling": {"PLAIN_STEPS": 2, "DDPM_STEPS": 20, "INPAINT_STEPS": 2}, "training": {"STEPS": 1, "BATCH": 2}, "proposals": {"REFERENCES": 12, "FRAMES": 2},
         "measures": {"COUNT": 4}, "gating": {"CASES": 2},
         "growth": {"BATCHES": (1, 2), "SIDES_PX": (96, 128), "COUNTS": (2, 4), "PICTURES": (20, 40), "REPEATS": 1},
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polypforge.core.errors import UserError
-from polypforge.workflows.dry_run import speed
+from polypforge.workflows.dry_run import _measure, speed
 from polypforge.workflows.train import dry_run, train
 
 
@@ -26,6 +26,27 @@ def test_a_larger_batch_costs_in_proportion():
     assert large["step_tflop"] == pytest.approx(2 * small["step_tflop"], rel=0.02)
     assert large["memory_gb"]["activations"] == pytest.approx(2 * small["memory_gb"]["activations"], rel=0.05)
     assert small["memory_gb"]["weights"] == large["memory_gb"]["weights"]
+
+
+class TwoLayers(torch.nn.Module):
+    """One frozen, one that learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.learned = torch.nn.Linear(4, 4).requires_grad_(False), torch.nn.Linear(4, 4)
+
+    def batch_shapes(self, count):
+        return {"image": (count, 4)}
+
+    def loss(self, batch, generator):
+        loss = self.learned(self.frozen(batch["image"])).square().mean()
+        return loss, {"loss": loss.detach()}
+
+
+def test_only_what_learns_costs_a_pass_back():
+    one_layer_once = 2 * 8 * 4 * 4
+    with torch.device("meta"):
+        assert _measure(TwoLayers(), 8)[1] == 3 * one_layer_once  # both forward, the gradient of one's weights, of no input
 
 
 def test_a_finished_run_tells_how_fast_it_was(tmp_path):

@@ -105,7 +105,8 @@ def expand(
     emit(
         result.to_json(),
         as_json,
-        f"{result.accepted} accepted of {result.made} made, {result.real} real cases, in {result.seconds:.0f} s\n{result.report}",
+        f"{result.accepted} accepted of {result.made} made, {result.real} real cases, in {result.seconds:.0f} s; "
+        f"most memory held: {_memory(result.peak_memory_gb)}\n{result.report}",
     )
 
 
@@ -237,8 +238,8 @@ def generate(
         data, out, model=model, steps=steps, requests_file=requests, num=num, shard=shard, batch_size=batch_size, engine=engine,
         workers=workers, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline,
     )  # fmt: skip
-    held = ", ".join(f"{where} {size} GB" for where, size in result["peak_memory_gb"].items())
-    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}; most memory held by this process: {held or 'unknown'}")
+    held = _memory(result["peak_memory_gb"])
+    emit(result, as_json, f"{result['made']} made, {result['cases']} cases in {out}; most memory held: {held}")
 
 
 @app.command()
@@ -254,6 +255,10 @@ def starter(
 
     result = run(data, out, budget_share=budget_share, device=device)
     emit(result, as_json, f"{result['folder']}\n{result['card']}")
+
+
+def _memory(held: dict[str, float]) -> str:
+    return ", ".join(f"{where} {size} GB" for where, size in held.items()) or "unknown"
 
 
 OF_THE_MACHINE = {

@@ -89,7 +89,7 @@ def plan(
     masks: Annotated[bool, typer.Option("--masks", help="Name each lesion's outline, for recipes that need a mask.")] = False,
     proposals: Annotated[Path | None, typer.Option(help="Places: JSONL of `polypforge propose`.")] = None,
     drawn: Annotated[Path | None, typer.Option(help="Places: folder of masks drawn for frames, with the frames' names.")] = None,
-    boxes: Annotated[Path | None, typer.Option(help="Places: JSON {frame: [[x0, y0, x1, y1], ...]}.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="Places: JSON {frame: \\[[x0, y0, x1, y1], ...]}.")] = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,

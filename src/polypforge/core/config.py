@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "configuration") -> T:
     """Build dataclass `cls` from plain values. Unknown keys and wrong types raise UserError and name the key."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a mapping of settings, not {values!r}.")
     hints = get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -36,8 +38,6 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, where)
     if is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping of settings, not {value!r}.")
         return from_dict(kind, value, where)
     if origin is Mapping:
         if not isinstance(value, Mapping):

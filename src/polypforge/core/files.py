@@ -59,7 +59,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
     except UnicodeDecodeError as error:
@@ -71,14 +71,14 @@ def _text_of(path: Path) -> str:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(_text_of(path))
-    except ValueError as error:  # also an integer of thousands of digits
-        raise UserError(f"{path} is not valid JSON ({error}): restore it or remove its folder.") from error
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits, and thousands of brackets
+        raise UserError(f"{path} is not valid JSON ({error}): mend it, or where a command here wrote it restore it.") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a JSON object: restore it or remove its folder.")
+        raise UserError(f"{path} must hold a JSON object: mend it, or where a command here wrote it restore it.")
     return found
 
 
@@ -90,7 +90,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}, is not valid JSON ({error}): mend or remove the line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}, must be a JSON object.")
@@ -129,6 +129,7 @@ def inside(folder: Path, relative: str) -> Path:
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; when the block ends well it takes the place of `target`, else it goes."""
+    target = target.absolute()  # "." has no name
     partial = target.parent / f".partial-{target.name}-{os.getpid()}"
     aside = target.parent / f".old-{target.name}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)

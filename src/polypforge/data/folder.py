@@ -33,7 +33,7 @@ def read_data_set(folder: Path) -> Source:
             raise UserError(f"{where} lacks 'image_file_name': write the file with `polypforge data import`.")
         try:
             cases.append(_read_row(folder, row))
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{where} has a value of the wrong type ({error}): see docs/data.md for what a row holds.") from error
     return Source(folder, "data set", cases)
 

@@ -44,6 +44,8 @@ class SourceCase:
             raise UserError(self.fault)
         image = read_image(self.image_path)
         mask, classes = None, {}
+        if self.read_masks is None:
+            self._refuse_boxes_outside(*image.shape[:2])
         if self.read_masks is not None:
             classes = self.read_masks()
             for part in classes.values():
@@ -56,6 +58,11 @@ class SourceCase:
         label = self.label or (POLYP if (len(boxes) or (mask is not None and mask.any())) else NORMAL)
         kept = {name: part for name, part in classes.items() if name != ANY_CLASS}
         return Case(self.name, image, mask, boxes, label, self.group or self.name, self.split, kept, dict(self.provenance))
+
+    def _refuse_boxes_outside(self, height: int, width: int) -> None:
+        for box in self.boxes:
+            if box[2] > width + 1 or box[3] > height + 1:  # some tools count corners from 1
+                raise UserError(f"{self.image_path}: its box {box} leaves its {width}x{height} pixels: give those of this picture.")
 
 
 def known_label(text: str) -> str:

@@ -80,6 +80,10 @@ class LatentBackbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """A pipeline folder that plain diffusers opens."""
+        self.pipeline().save_pretrained(folder)
+
+    def pipeline(self) -> Any:
+        """The same networks in the pipeline of diffusers that is made for them."""
         shared = {
             "vae": self.vae.vae,
             "unet": self.unet,
@@ -93,14 +97,11 @@ class LatentBackbone(nn.Module):
             shared |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         if self.control is not None:
             shared["controlnet"] = self.control
-        self._pipeline_class()(**shared).save_pretrained(folder)
-
-    def _pipeline_class(self) -> Any:
         import diffusers
 
         xl = "XL" if self.is_xl else ""
         kind = "ControlNetInpaint" if self.control is not None else "Inpaint" if self.unet.config.in_channels == 9 else ""
-        return getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")
+        return getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")(**shared)
 
 
 def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str], control: bool) -> LatentBackbone:
@@ -130,6 +131,20 @@ def build_backbone(config: BackboneConfig, in_channels: int, words: Sequence[str
     net = _control(unet, 2 ** (len(vae.config.block_out_channels) - 1)) if control else None
     _hold(unet, config, control)
     return LatentBackbone(Autoencoder(vae), unet, text, settings["scheduler"], net)
+
+
+def untrained_backbone(name: str, in_channels: int, words: Sequence[str]) -> LatentBackbone:
+    """Networks of that architecture that never learned anything, whatever weights it usually has: for measuring time, not for pictures."""
+    settings = architecture(name)
+    vae = AutoencoderKL(**_tuples(settings["vae"]) | _vae_blocks(settings["vae"]))
+    unet = UNet2DConditionModel(**_tuples(settings["unet"]), in_channels=in_channels, out_channels=vae.config.latent_channels)
+    text, tokenizer = settings["text"][0], word_tokenizer(words)
+    if "vocab_size" in text:
+        tokenizer.model_max_length = text["max_position_embeddings"]
+        encoder = CLIPTextModel(CLIPTextConfig(**text))
+    else:
+        encoder = small_text_encoder(tokenizer, text)
+    return LatentBackbone(Autoencoder(vae), unet, TextEncoders([tokenizer], [encoder], frozen=True), settings["scheduler"], None)
 
 
 def load_backbone(folder: Path, in_channels: int, control: bool, config: BackboneConfig) -> LatentBackbone:

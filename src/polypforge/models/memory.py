@@ -47,7 +47,7 @@ class Room:
         while len(done) < len(items):
             part = items[len(done) : len(done) + self.most]
             try:
-                done += work(part)
+                done.extend(work(part))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -51,7 +51,7 @@ class View:
         field = prepare(background).field
         region = region_mask(job.request.region, background.size) & field
         if not region.any():
-            raise UserError(f"request {job.request.id}: its region lies outside the field of view of '{background.name}'.")
+            raise UserError(f"the region of request {job.request.id} lies outside the field of view of '{background.name}'.")
         if background.mask is None and background.boxes and not _covers(region, field, background.boxes):
             raise UserError(
                 f"'{background.name}' has boxes but no mask: its region must cover every box, or the label would lack a lesion."

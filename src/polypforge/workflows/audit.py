@@ -22,7 +22,7 @@ from polypforge.core.types import Image
 from polypforge.core.window import around_mask, whole_frame
 from polypforge.data.folder import METADATA, REMOVED, is_data_set
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase, shows_lesion
+from polypforge.data.source import SourceCase, shows_lesion
 from polypforge.data.split import components
 from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.features import Encoder
@@ -38,8 +38,9 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.drawn import drawn_lesions, is_whole_frame
 from polypforge.workflows.each import each, shown
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, open_checked
+from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, made_cases, open_checked
 from polypforge.workflows.realism import lesion_features, lesion_look
+from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
 MOST_NULL = 200  # real pictures from which the usual likeness is learned
 MOST_FEATURES = 1000  # lesions of each kind for set-level distances
@@ -92,7 +93,11 @@ def audit(
         raise UserError(f"{recipe.name} gives no loss of a single case, which an attack on membership needs: leave --model out.")
     if synthetic.resolve() in (train.resolve(), heldout.resolve() if heldout else None):
         raise UserError(f"{synthetic} is given as synthetic and as real: name the synthetic folder first, the real one with --train.")
-    made = _synthetic_cases(open_source(synthetic, layout))
+    for real_folder in filter(None, (train, heldout)):
+        refuse_nesting(real_folder, out)
+    if out.exists() and not (out / "audit.json").is_file():
+        refuse_occupied(out)
+    made = made_cases(open_source(synthetic, layout))
     real = _open_real(train, layout, skip_bad, out / "train-check.json")
     members = [c for c in real.source.cases if c.split in ("train", "val")]
     if not members:
@@ -166,15 +171,6 @@ def _left_aside(train: Path, layout: str, real: Opened) -> list[SourceCase]:
     """Training cases that were left out as near-duplicates of held-out ones: whoever made the synthetic cases may have learned them."""
     names = set(real.skipped.get(NEAR_HELD_OUT, ()))
     return [c for c in open_source(train, layout).cases if c.name in names] if names else []
-
-
-def _synthetic_cases(source: Source) -> list[SourceCase]:
-    """Those that say so; in a folder of an outside generator, all of them."""
-    flagged = [c for c in source.cases if c.provenance.get("synthetic")]
-    cases = flagged or source.cases
-    if not cases:
-        raise UserError(f"{source.path} holds no case.")
-    return cases
 
 
 def _indexed(kind: str, cases: Sequence[SourceCase], groups: dict[str, str]) -> TrainingPictures | None:

@@ -45,6 +45,18 @@ def wait_until_seen(missing: Callable[[], int], what: str, folder: Path) -> None
         time.sleep(1)
 
 
+def places(device: str) -> int:
+    """How many workers the cluster has room for: one for each GPU, where they are to use them, or for each core."""
+    nodes, gpu = _nodes(_ray(), device)
+    return int(sum(node.get("GPU" if gpu else "CPU", 0) for node in nodes))
+
+
+def _nodes(ray: Any, device: str) -> tuple[list[dict[str, float]], bool]:
+    """What each machine has, and whether workers use GPUs: where they are asked to, or with "auto" where there are any."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return nodes, device.startswith("cuda") or (device == "auto" and any(node.get("GPU", 0) >= 1 for node in nodes))
+
+
 def on_cluster(
     make: Callable[..., Worker], arguments: tuple, shards: Sequence[Any], workers: int | None = None, device: str = "auto"
 ) -> Iterator[Any]:
@@ -58,11 +70,9 @@ def on_cluster(
     if not shards:
         return
     ray = _ray()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
+    nodes, gpu = _nodes(ray, device)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    room = gpus if gpu else sum(cpus)
+    room = places(device)
     count = min(workers or max(1, room), len(shards))
     if count > room:
         raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")

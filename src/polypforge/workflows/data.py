@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.opened import run_check
 from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
+MOST_FAULTS = 5  # told one by one
+
 
 def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -> CheckReport:
     """Check a folder; with `overlays`, also draw each usable case: label outline, outside of the field darkened, text marked."""
     if overlays is not None:
         refuse_nesting(data, overlays)
+        refuse_occupied(overlays)
     source = open_source(data, layout)
     report = run_check(source)
     if overlays is not None:
@@ -100,7 +104,7 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
         values = [float(v) for v in shares.split(",")]
     except ValueError:
         values = []
-    if len(values) != len(SPLITS):
+    if len(values) != len(SPLITS) or not all(map(isfinite, values)):
         raise UserError(f"--shares {shares}: give three numbers that sum to 1, for example 0.7,0.15,0.15.")
     source = open_source(data, layout)
     if out is None and not is_data_set(data):
@@ -113,9 +117,16 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
     usable = set(report.usable)
     cases = [c for c in source.cases if c.name in usable]
     split = split_cases(cases, report.pairs, dict(zip(SPLITS, values, strict=True)), seed)
+    faults = [f.message for f in report.findings if f.severity == "error"]
+    for text in faults[:MOST_FAULTS]:
+        console.print(f"Left out: {text}")
+    if len(faults) > MOST_FAULTS:
+        console.print(f"And {len(faults) - MOST_FAULTS} more (polypforge data check {data}).")
     if out is not None:
+        # A case that can't be read today keeps its split, here and below: it must not come back in another one.
+        of = {c.name: split.of.get(c.name, "") if c.name in usable else c.split for c in source.cases}
         for name in SPLITS:
-            write_text(out / f"{name}.txt", "".join(f"{c.name}\n" for c in cases if split.of.get(c.name) == name))
+            write_text(out / f"{name}.txt", "".join(f"{c.name}\n" for c in source.cases if of[c.name] == name))
     else:
         rows = read_jsonl(data / METADATA)
         write_jsonl(data / METADATA, (row | {"split": _new_split(row, split.of, usable)} for row in rows))
@@ -128,6 +139,5 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
 
 
 def _new_split(row: dict[str, Any], of: Mapping[str, str], usable: set[str]) -> str:
-    """A case that can't be read today keeps its split: it must not come back in another one."""
     name = Path(row["image_file_name"]).stem
     return of.get(name, "") if name in usable else row.get("split", "")

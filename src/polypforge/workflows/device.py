@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import torch
 
+from polypforge.core.console import console
 from polypforge.core.errors import UserError
+from polypforge.models.precision import told_format
 
 
 def refuse_batch_size(batch_size: int) -> None:
@@ -26,3 +29,19 @@ def device_of(name: str) -> str:
     if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= count:
         raise UserError(f"--device {name}: this machine has {count} GPUs, numbered from 0.")
     return name
+
+
+def device_here(name: str, engine: str) -> str:
+    """The device of this process, which may lack what an engine's workers have. Raises UserError for a device that can't be meant."""
+    if engine == "local":
+        return device_of(name)
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {name}: with --engine {engine} choose auto, cpu or cuda.")
+    return device_of("cpu" if name == "cpu" else "auto")
+
+
+@cache
+def tell_format(device: str) -> None:
+    """Once: that the device is slower than it might be, where it has no bf16."""
+    if told := told_format(torch.device(device)):
+        console.print(told)

@@ -67,6 +67,8 @@ def distill(
     }  # fmt: skip
     resumes(out, "distill", settings)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
+    if not opened.lesions("train"):
+        raise UserError(f"{data}: no training case shows a lesion, so there is nothing to draw lesions like: add labelled frames.")
     claim(out, "distill", settings)
     missing = [count for count in asked if not _kept(out, count).exists()]
     started = time.monotonic()

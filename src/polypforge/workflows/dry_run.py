@@ -25,7 +25,6 @@ from polypforge.workflows.device import device_of
 ASSUMED_GPU_TFLOPS = 200.0  # a fifth of what an H200 does in bf16 on paper: said in the result, not measured
 LARGE_PARAMETERS = 2e8  # trained parameters from which on a machine without GPU is refused
 LARGE_HOURS = 72.0  # and expected hours, of a run that no budget ends
-FLOPS_FORWARD_TO_STEP = 3.0  # backward costs about twice the forward pass
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def plan(cls: Any, model: dict[str, Any], training: TrainingConfig, where: str, 
         "activations": activations / 1e9,
     }
     memory = {k: round(v, 3) for k, v in (memory | {"total": sum(memory.values())}).items()}
-    step = flops * FLOPS_FORWARD_TO_STEP * training.accumulate / 1e12
+    step = flops * training.accumulate / 1e12
     steps = training.max_steps
     here = round(steps * step / tflops_here(torch.device(device_of(device))) / 3600, 2) if steps and step else None
     gpu = round(steps * step / ASSUMED_GPU_TFLOPS / 3600, 2) if steps and step else None
@@ -117,7 +116,7 @@ def _parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _measure(module: Trainable, count: int) -> tuple[float, float]:
-    """(bytes kept for the backward pass, forward FLOP) of a batch of `count`, by running the loss without numbers."""
+    """(bytes kept for the backward pass, FLOP of both passes) of a batch of `count`, by running them without numbers."""
     integers = ("ids", "key", "cluster")
     batch = {
         name: torch.empty(shape, dtype=torch.long if name in integers else torch.float32, device="meta")
@@ -133,8 +132,10 @@ def _measure(module: Trainable, count: int) -> tuple[float, float]:
 
     counter = _FlopCounter()
     with saved_tensors_hooks(pack, lambda t: t), counter:
-        module.loss(batch, torch.Generator())
-    return float(sum(t.numel() * t.element_size() for t in kept.values())), float(counter.total)
+        loss, _ = module.loss(batch, torch.Generator())
+        held = sum(t.numel() * t.element_size() for t in kept.values())
+        loss.backward()
+    return float(held), float(counter.total)
 
 
 class _FlopCounter(TorchDispatchMode):
@@ -151,9 +152,11 @@ class _FlopCounter(TorchDispatchMode):
 
 
 def tflops_here(device: torch.device) -> float:
-    """What `device` does in a 3x3 convolution of 128 channels, in the precision that training uses; some tenths of a second."""
-    layer = nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)
-    image = torch.randn(8, 128, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    """What `device` does in a 3x3 convolution, in the precision that training uses; some tenths of a second. On GPUs it is a large one, or
+    the time would be that of launching it."""
+    width, side = (512, 64) if device.type == "cuda" else (128, 32)
+    layer = nn.Conv2d(width, width, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+    image = torch.randn(8, width, side, side, device=device).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), fast_inference(device):
         wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
         count, seconds = 4, 0.0
@@ -165,4 +168,4 @@ def tflops_here(device: torch.device) -> float:
                 layer(image)
             wait()
             seconds = time.perf_counter() - start
-    return count * len(image) * 2 * 128 * 128 * 9 * 32 * 32 / seconds / 1e12
+    return count * len(image) * 2 * width**2 * 9 * side**2 / seconds / 1e12

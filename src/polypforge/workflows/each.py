@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polypforge.core.console import console
@@ -16,8 +16,8 @@ R = TypeVar("R")
 
 
 def each(what: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """function of every item, in order. `what` stands beside the bar."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    """function of every item, in order, on as many threads as OpenCV may use. `what` stands beside the bar."""
+    pool = ThreadPoolExecutor(max(1, cv2.getNumThreads()))
     try:
         return list(shown(what, pool.map(function, items), len(items)))
     finally:

@@ -36,8 +36,9 @@ from polypforge.models.locate import locate, set_offline, weights_hash
 from polypforge.quality.judges import load_judge
 from polypforge.reporting.evaluation import markdown
 from polypforge.workflows.cluster import on_cluster, refuse_engine
-from polypforge.workflows.device import device_of
+from polypforge.workflows.device import device_here
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
+from polypforge.workflows.opened import made_cases
 from polypforge.workflows.pictures import (
     KINDS,
     LESION_PX,
@@ -88,7 +89,7 @@ def evaluate(
     refuse_engine(engine, workers)
     real, synthetic, out = Path(real), Path(synthetic), Path(out)
     set_offline(offline)
-    asked, device = device, device_of(device)
+    asked, device = device, device_here(device, engine)
     sets = _open_both(real, synthetic, split, layout)
     refuse_nesting(real, out)
     refuse_nesting(synthetic, out)
@@ -163,8 +164,7 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
 
 def _made(folder: Path, layout: str) -> Source:
     source = read_data_set(folder) if is_data_set(folder) else open_source(folder, layout)
-    flagged = [c for c in source.cases if c.provenance.get("synthetic")]
-    return Source(folder, source.layout, flagged or source.cases)
+    return Source(folder, source.layout, made_cases(source))
 
 
 def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> list[Figure]:

@@ -24,7 +24,7 @@ from polypforge.proposals.wishes import quotas
 from polypforge.quality.gates import Verdict
 from polypforge.quality.gates.settings import read_gates
 from polypforge.recipes import Recipe, recipe_class
-from polypforge.workflows.cost import seconds_per_case
+from polypforge.workflows.cost import peak_memory_gb, seconds_per_case
 from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.each import each
 from polypforge.workflows.export_cases import copy_real
@@ -55,6 +55,7 @@ class ExpandResult:
     real: int
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_memory_gb: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"out": str(self.out), "report": str(self.report)}
@@ -124,6 +125,9 @@ def expand(
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
     refuse_what_cannot_be_expanded(opened)
+    if not opened.lesions("train"):
+        kind = "shows a lesion" if opened.cases("train") else "is left, as all are held out (test.txt, or a split column)"
+        raise UserError(f"{data}: no training case {kind}, so there is nothing to draw lesions like: add labelled frames.")
     if source.folder:
         generator = opened_recipe(source.folder, steps, device_of(device))
     else:
@@ -172,7 +176,8 @@ def expand(
     for request in finals:
         if not verdicts[request.id].kept:
             reasons[verdicts[request.id].reason] = reasons.get(verdicts[request.id].reason, 0) + 1
-    result = ExpandResult(out, report, len(accepted), len(finals), len(real_rows), reasons, round(time.monotonic() - started, 1))
+    seconds = round(time.monotonic() - started, 1)
+    result = ExpandResult(out, report, len(accepted), len(finals), len(real_rows), reasons, seconds, peak_memory_gb())
     write_json(out / SUMMARY, result.to_json())
     if len(accepted) < num:
         console.print(f"Only {len(accepted)} of {num} cases were reached after {len(finals)} tries: see {report}.")

@@ -29,6 +29,7 @@ from polypforge.quality.gates.settings import GateSettings, read_gates
 from polypforge.quality.refinement import judged_chance, refined_label, soft_label
 from polypforge.reporting.gate_figure import ScoreLine, gate_figure
 from polypforge.workflows.cluster import on_cluster, refuse_engine
+from polypforge.workflows.device import device_here
 from polypforge.workflows.gating import BATCH, Gating, Look, Scored, gates_for
 from polypforge.workflows.opened import Opened, keep_report, open_checked
 from polypforge.workflows.realism import realism
@@ -64,6 +65,7 @@ def gate_folder(
     Raises UserError.
     """
     refuse_engine(engine, workers)
+    here = device_here(device, engine)
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
     set_offline(offline)
@@ -77,7 +79,7 @@ def gate_folder(
     if unknown:
         raise UserError(f"--explain {sorted(unknown)[0]}: {folder} has no such case; ids are in its gate.jsonl.")
     settings = gates_for((json.loads(store.row(r.id)["provenance"]).get("recipe", "") for r in requests), settings)
-    gating = Gating(settings, device, offline)
+    gating = Gating(settings, here, offline)
     opened = _real_data(folder, data, layout, skip_bad)
     load = opened.loader() if opened else None
     calibration = gating.calibrate(opened, load, folder / "gates" / "real") if opened and load else None
@@ -108,7 +110,7 @@ def gate_folder(
         "failed": dict(Counter(n for r in finals for n in verdicts[r.id].failed).most_common()),
         "thresholds": judged["thresholds"],
         "real": calibration.to_json() if calibration else None,
-        "set": realism(finals, verdicts, store, opened, load, device),
+        "set": realism(finals, verdicts, store, opened, load, here),
         "metadata": str(folder / METADATA),
         **labels,
         **({"figures": figures} if explain else {}),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -14,20 +15,23 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, read_jsonl
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import Request
-from polypforge.generation.runner import generate, refuse_unfit
+from polypforge.generation.runner import LoadBackground, generate, refuse_unfit
 from polypforge.generation.shards import shards_of
 from polypforge.generation.writer import JUDGED, VERDICTS, CaseStore, read_requests, write_requests
 from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.models.memory import Room
-from polypforge.workflows.cluster import on_cluster, refuse_engine, wait_until_seen
+from polypforge.recipes import Job, Recipe
+from polypforge.recipes.windows import View
+from polypforge.workflows.cluster import on_cluster, places, refuse_engine, wait_until_seen
 from polypforge.workflows.cost import peak_memory_gb
-from polypforge.workflows.device import device_of, refuse_batch_size
+from polypforge.workflows.device import device_here, device_of, refuse_batch_size
+from polypforge.workflows.each import shown
 from polypforge.workflows.generator import opened_recipe
 from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked, refuse_several_classes
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 
-SHARD_BATCHES = 2  # batches in a shard: short, so that workers end together
+SHARD_BATCHES = 2  # batches in a shard at most: short, so that workers end together
 
 
 def generate_cases(
@@ -59,6 +63,7 @@ def generate_cases(
     if num is not None and num < 1:
         raise UserError(f"--num is {num}: ask for at least one case.")
     refuse_batch_size(batch_size)
+    here = device_here(device, engine)
     set_offline(offline)
     part, parts = parse_shard(shard)
     folder = locate(model, offline)
@@ -74,24 +79,25 @@ def generate_cases(
     }  # fmt: skip
     refuse_nesting(data, out)
     cache = out / "check.json"
-    opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "generate", settings) else None, min_cases=1)
+    going_on = resumes(out, "generate", settings)
+    opened = open_checked(data, layout, skip_bad, cache=cache if going_on else None, min_cases=1)
     refuse_several_classes(opened)
     load = opened.loader()
-    splits = {c.name: c.split for c in opened.source.cases}
-    for request in requests:
-        asked = f"{requests_file}: request {request.id} asks for the background '{request.background}'"
-        if request.background and request.background not in splits:
-            raise UserError(f"{asked}, which {data} doesn't have.")
-        if splits.get(request.background) == "test":
-            raise UserError(f"{asked}, which is held out: what learns from it can't be tested on that frame. Leave the request out.")
-    recipe = opened_recipe(folder, steps, device_of(device) if engine == "local" else "cpu")
+    recipe = opened_recipe(folder, steps, here if engine == "local" else "cpu")
+    asked_for = out / "requests.jsonl"
+    if going_on and asked_for.is_file():  # a plan takes long to find
+        requests = read_requests(asked_for)
+    else:
+        if requests:
+            _refuse_undrawable(requests, recipe, opened, load, str(requests_file))
+        else:
+            planner = make_planner(opened, load, seed, recipe)
+            requests = [r for i in shown("planning", range(num or 0)) for r in planner.requests(i)]
+        requests = take_shard(requests, part, parts)
+    refuse_unfit(recipe, requests)
     claim(out, "generate", settings)
     keep_report(opened, cache)
-    if not requests:
-        planner = make_planner(opened, load, seed, recipe)
-        requests = [r for i in range(num or 0) for r in planner.requests(i)]
-    requests = take_shard(requests, part, parts)
-    write_requests(out / "requests.jsonl", requests)
+    write_requests(asked_for, requests)
     store = CaseStore(out)
     provenance = {
         "recipe": recipe.name,
@@ -101,26 +107,52 @@ def generate_cases(
         "versions": versions(),
         **chosen_steps,
     }
+    held: dict[str, float] = {}
     columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("generate", total=len(requests), completed=len(store.done() & {r.id for r in requests}))
         if engine == "local":
             made = generate(recipe, requests, load, store, provenance, Room(batch_size), lambda part, _: bar.advance(task, len(part)))
         else:
-            refuse_unfit(recipe, requests)
             done = store.done()
-            shards = shards_of([r for r in requests if r.id not in done], SHARD_BATCHES * batch_size)
+            left = [r for r in requests if r.id not in done]
+            share = math.ceil(len(left) / (workers or max(1, places(device))))  # or some would have nothing to do
+            shards = shards_of(left, min(SHARD_BATCHES * batch_size, share))
             maker = (folder.resolve(), settings, opened, out.resolve(), provenance, batch_size)
             made, least = 0, batch_size
-            for count, fitting in on_cluster(CaseMaker, maker, shards, workers, device):
-                bar.advance(task, count)
-                made += count
-                if fitting < least:
-                    least = fitting
-                    console.print(f"Out of memory with {batch_size} images at once on a worker: it goes on with {fitting}.")
+            for answer in on_cluster(CaseMaker, maker, shards, workers, device):
+                bar.advance(task, answer.made)
+                made += answer.made
+                held |= {f"a worker, {k}": max(v, held.get(f"a worker, {k}", 0.0)) for k, v in answer.memory_gb.items()}
+                if answer.at_once < least:
+                    least = answer.at_once
+                    console.print(f"Out of memory with {batch_size} images at once on a worker: it goes on with {least}.")
             wait_until_seen(lambda: len({r.id for r in requests} - store.done()), "cases", out)
     cases = _listed(store, requests)
-    return {"made": made, "cases": cases, "out": str(out), "peak_memory_gb": peak_memory_gb()}
+    return {"made": made, "cases": cases, "out": str(out), "peak_memory_gb": peak_memory_gb() | held}
+
+
+def _refuse_undrawable(requests: Sequence[Request], recipe: Recipe, opened: Opened, load: LoadBackground, file: str) -> None:
+    """Raises UserError, naming the request's place in `file`, for what the recipe would stumble over in the middle of the work."""
+    splits = {c.name: c.split for c in opened.source.cases}
+    ids = {r.id for r in requests}
+    where = {r.id: f"{file}, request {n} ({r.id})" for n, r in enumerate(requests, 1)}
+    for request in requests:
+        asked = f"{where[request.id]}: its background '{request.background}'"
+        if request.background and request.background not in splits:
+            raise UserError(f"{asked} is not in {opened.source.path}.")
+        if splits.get(request.background) == "test":
+            raise UserError(f"{asked} is held out: what learns from it can't be tested on that frame. Leave the request out.")
+        if request.parent and request.parent not in ids:
+            raise UserError(f"{where[request.id]}: its parent {request.parent} is not among the requests.")
+        if "background" in recipe.needs and not request.background:
+            raise UserError(f"{where[request.id]}: it names no background, which {recipe.name} needs: add one, or plan requests anew.")
+    edits = sorted((r for r in requests if r.background and r.region), key=lambda r: r.background)  # each frame is read once
+    for request in shown("looking at regions", edits):
+        try:
+            View.of(Job(request, load(request.background)), 1.0, 1.0)
+        except UserError as error:
+            raise UserError(f"{where[request.id]}: {error}") from None
 
 
 def _listed(store: CaseStore, requests: Sequence[Request]) -> int:
@@ -133,6 +165,14 @@ def _listed(store: CaseStore, requests: Sequence[Request]) -> int:
         console.print(f"{waiting} cases are not judged yet and not listed: run `polypforge gate {store.folder}` again.")
     kept = [r for r in requests if r.id in rows and rows[r.id]["kept"]]
     return store.finish_judged(kept, read_json(store.folder / JUDGED), rows.values())
+
+
+class Made(NamedTuple):
+    """How many cases a worker made of a shard, how many at once, and the most memory that it has held."""
+
+    made: int
+    at_once: int
+    memory_gb: dict[str, float]
 
 
 class CaseMaker:
@@ -150,9 +190,10 @@ class CaseMaker:
         self.load, self.store = opened.loader(), CaseStore(out, shared=True)
         self.provenance, self.room = provenance, Room(batch_size)
 
-    def run(self, shard: list[Request]) -> tuple[int, int]:
-        """Cases that this call made (those that an earlier worker finished before it died are left as they are), and how many at once."""
-        return generate(self.recipe, shard, self.load, self.store, self.provenance, self.room), self.room.most
+    def run(self, shard: list[Request]) -> Made:
+        """Those that an earlier worker finished before it died are left as they are."""
+        made = generate(self.recipe, shard, self.load, self.store, self.provenance, self.room)
+        return Made(made, self.room.most, peak_memory_gb())
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -6,11 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from polypforge.core.config import from_dict, read_yaml
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json_object
 from polypforge.models.locate import STARTER, locate, starter_names
+from polypforge.models.precision import fast_layout
 from polypforge.recipes import Recipe, load_recipe, recipe_class
+from polypforge.workflows.device import tell_format
 from polypforge.workflows.train import train
 from polypforge.workflows.trainables import shipped_config
 
@@ -60,7 +64,10 @@ def refuse_steps(recipe: str, steps: int | None) -> None:
 
 def opened_recipe(folder: Path, steps: int | None, device: str) -> Recipe:
     """The recipe of a folder, ready to draw in `steps` steps, or as many as it takes by itself."""
-    recipe = load_recipe(folder).to(device)
+    recipe = load_recipe(folder)
+    recipe.to(device, memory_format=fast_layout(recipe, torch.device(device)))
+    if next(recipe.parameters(), None) is not None:
+        tell_format(device)
     if steps is not None:
         recipe.set_steps(steps)
     return recipe

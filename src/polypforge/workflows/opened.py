@@ -18,6 +18,7 @@ from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase, state_of
 from polypforge.data.split import components, scenes_of, split_cases
+from polypforge.workflows.run_folder import RUN_FILE
 
 MIN_CASES = 4
 NEAR_HELD_OUT = "near-duplicate of a held-out case"  # a reason to leave a training case out
@@ -72,6 +73,16 @@ class Opened:
             return by_name[name].load()
 
         return load
+
+
+def made_cases(source: Source) -> list[SourceCase]:
+    """The cases that say they are synthetic; all of them in a folder that no command here wrote. Raises UserError where there are none."""
+    flagged = [c for c in source.cases if c.provenance.get("synthetic")]
+    if not flagged and (source.path / RUN_FILE).is_file():
+        raise UserError(f"{source.path} holds no synthetic case: none was accepted, or all were removed. Make some first.")
+    if not source.cases:
+        raise UserError(f"{source.path} holds no case.")
+    return flagged or source.cases
 
 
 def refuse_several_classes(opened: Opened) -> None:

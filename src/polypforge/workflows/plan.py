@@ -26,6 +26,7 @@ from polypforge.proposals.wishes import quotas
 from polypforge.recipes import Recipe, load_recipe
 from polypforge.workflows.device import device_of
 from polypforge.workflows.opened import Opened, open_checked, refuse_several_classes
+from polypforge.workflows.run_folder import refuse_other_file
 
 POOL = 64  # masks of a model that outlines are taken from
 REFERENCES = 150  # lesions that are measured to know the data's sizes and colours
@@ -62,6 +63,7 @@ def plan_requests(
         raise UserError(f"--num is {num}: ask for at least one request.")
     if sum(x is not None for x in (proposals, drawn, boxes)) > 1:
         raise UserError("--proposals, --drawn and --boxes each say where lesions go: give one of them.")
+    refuse_other_file(out, data)
     set_offline(offline)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
     refuse_several_classes(opened)

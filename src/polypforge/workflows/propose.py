@@ -32,7 +32,7 @@ from polypforge.reporting.retrieval_figure import Candidate, Drawn, retrieval_fi
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
 from polypforge.workflows.opened import files_of, open_checked
 from polypforge.workflows.references import build_references
-from polypforge.workflows.run_folder import refuse_nesting
+from polypforge.workflows.run_folder import refuse_nesting, refuse_other_file
 
 
 def propose_places(
@@ -66,6 +66,7 @@ def propose_places(
         refuse_nesting(frames, explain)
     config = ProposerConfig(count=_at_least_one("--num", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
+    refuse_other_file(out, frames)
     kept = cache or out.with_name(f".{out.name}.features")  # an interrupted run goes on from there
     check = kept / f"check-{content_hash(str(frames.resolve()))}.json"
     unlabelled = layout == "normal"  # nothing will be validated on frames without labels

@@ -73,6 +73,8 @@ def build_references(
     with torch.inference_mode():  # before anything costly: some encoders give no patches
         opened_encoder.patches(torch.zeros(1, 3, opened_encoder.look_px, opened_encoder.look_px, device=device_of(device)))
     opened = open_checked(data, layout, skip_bad, min_cases=1)
+    if not opened.lesions("train"):
+        raise UserError(f"{data} shows no polyp in a training case: references are frames that bore one.")
     database = _open_or_create(out, opened_encoder, {"model": model, "weights": weights_hash(folder), "seed": seed})
     added = _add_all(database, opened, recipe.to(device_of(device)), opened_encoder, batch_size, seed)
     database.suit_index(index)

@@ -8,6 +8,7 @@ from typing import Any
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json_object, write_json
+from polypforge.generation.writer import read_requests
 
 RUN_FILE = "run.json"
 FILES = "files"  # the setting that holds the state of the data, see `workflows.opened.files_of`
@@ -46,9 +47,20 @@ def claim(folder: Path, command: str, settings: dict[str, Any]) -> None:
 
 
 def refuse_occupied(out: Path) -> None:
-    """A new data set goes to a folder of its own."""
+    """A new data set, or a set of pictures, goes to a folder of its own."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose a new folder for the data set.")
+        raise UserError(f"{out} is not empty: choose a new folder.")
+
+
+def refuse_other_file(out: Path, data: Path) -> None:
+    """A list of requests goes to a new file, or takes the place of another list, and never lies among the data."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"{out} would lie among the data in {data}: choose another place for the list.")
+    if out.exists():
+        try:
+            read_requests(out)
+        except UserError:
+            raise UserError(f"{out} exists and is no list of requests: choose another file.") from None
 
 
 def refuse_nesting(data: Path, out: Path) -> None:

@@ -34,10 +34,10 @@ from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
 from polypforge.training.private import PrivateTrainer, refuse_not_private
 from polypforge.workflows.deidentify import without_text
-from polypforge.workflows.device import device_of
+from polypforge.workflows.device import device_of, tell_format
 from polypforge.workflows.dry_run import plan, refuse_too_large, speed
-from polypforge.workflows.opened import Opened, files_of, open_checked
-from polypforge.workflows.run_folder import FILES, claim, versions
+from polypforge.workflows.opened import Opened, files_of, keep_report, open_checked
+from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
 from polypforge.workflows.trainables import build, shipped_config, trainable_class
 
 PREVIEWS = 12
@@ -157,16 +157,22 @@ def train(
     if named:
         settings["weights"] = {name: weights_hash(locate(name)) for name in sorted(named)}
     settings |= {"layout": layout, "skip_bad": skip_bad, FILES: [files_of(Path(folder), layout) for folder in data]}
-    if main:
-        claim(out, f"train {name}", settings)
-    opened = [
-        open_checked(Path(d), layout, skip_bad, cache=out / "checks" / f"{content_hash(str(d))}.json" if main else None) for d in data
-    ]
+    going_on = main and resumes(out, f"train {name}", settings)
+    checks = [out / "checks" / f"{content_hash(str(d))}.json" for d in data]
+    for folder in data:
+        refuse_nesting(Path(folder), out)
+    opened = [open_checked(Path(d), layout, skip_bad, cache=c if going_on else None) for d, c in zip(data, checks, strict=True)]
     unwanted = set(leave_out)
     sources = {
         split: [c for o in opened for c in (o.to_learn(split, training.seed) if model.about_lesions else o.cases(split))]
         for split in ("train", "val")
     }
+    if data and not sources["train"]:
+        raise UserError(f"{', '.join(map(str, data))}: no case is left to learn from; all are held out (test.txt, or a split column).")
+    if main:
+        claim(out, f"train {name}", settings)
+        for checked, path in zip(opened, checks, strict=True):
+            keep_report(checked, path)
     train_cases = [c.load() for c in sources["train"] if c.name not in unwanted]
     held_cases = [c.load() for c in sources["val"]]
     variety = VARIETIES[phantom.variety]
@@ -175,7 +181,7 @@ def train(
         held_cases += [render(10**6 + i, phantom.size, variety=variety) for i in range(16)]
     console.print(
         f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
-        f"{len(train_cases)} training and {len(held_cases)} validation cases, {_end(training)}."
+        f"{len(train_cases)} training{_of_them(phantom.frames)} and {len(held_cases)} validation cases, {_end(training)}."
     )
     if isinstance(model, Recipe | FirstStage):  # what a generator never sees it never writes
         train_cases, held_cases = (without_text(cases, out / "checks" / "text") for cases in (train_cases, held_cases))
@@ -186,6 +192,8 @@ def train(
     if not len(pool):
         raise UserError(f"no case of the data can train {name}: it needs masks that show a lesion (not boxes) and sharp frames.")
     preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
+    if training.precision == "bf16":
+        tell_format(device_of(device))
     kind = PrivateTrainer if training.privacy else Trainer
     trainer = kind(model, pool, held, out, training, preview=preview, device=device)
     progress = trainer.run()
@@ -252,6 +260,10 @@ def _left_out(opened: Opened) -> dict[str, Any]:
         "test": len(opened.cases("test")),
         "left out": opened.skipped,
     }
+
+
+def _of_them(phantoms: int) -> str:
+    return f" ({phantoms} of them phantoms)" if phantoms else ""
 
 
 def _end(training: TrainingConfig) -> str:

@@ -45,7 +45,10 @@ class Boxes:
         try:
             self.found[image].append(_box(values, where))
         except UserError as error:
-            self.faults.setdefault(image, str(error))
+            self.fault(image, str(error))
+
+    def fault(self, image: Path, why: str) -> None:
+        self.faults.setdefault(image, why)
 
     def source(self, root: Path, layout: str) -> Source:
         names = unique_names(sorted(self.found), root)
@@ -158,6 +161,9 @@ def read_yolo(root: Path) -> Source:
             if len(values) != 5:
                 raise UserError(f"{label}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
             _, cx, cy, w, h = values
+            if max(abs(v) for v in (cx, cy, w, h)) > 1:
+                boxes.fault(path, f"{label}, line {line}: YOLO's numbers are shares of the frame from 0 to 1, not pixels.")
+                continue
             corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
             boxes.add(path, corners, f"{label}, line {line}")
     return boxes.source(root, "yolo")
@@ -193,6 +199,10 @@ def _numbers(path: Path | None) -> list[tuple[int, list[float]]]:
     if path is None:
         return []
     try:
-        return [(i, [float(v) for v in line.split()]) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+        rows = [(i, [float(v) for v in line.split()]) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
     except ValueError as error:
         raise UserError(f"{path} must hold numbers only: {error}.") from error
+    for line, values in rows:
+        if not all(map(isfinite, values)):
+            raise UserError(f"{path}, line {line}, must hold numbers only.")
+    return rows

@@ -52,7 +52,7 @@ def open_source(root: str | Path, layout: str = "auto") -> Source:
 
 
 def _refuse_unreadable_names(source: Source) -> None:
-    for path in (p for case in source.cases for p in (case.image_path, *case.mask_paths)):
+    for path in (*(p for case in source.cases for p in (case.image_path, *case.mask_paths)), *source.unpaired):
         try:
             str(path).encode()
         except UnicodeEncodeError:

@@ -13,7 +13,8 @@ class LatentInpaintingConfig:
     min_window_px: its least side in frame pixels. fill: what the network is shown in the region, "blank" (grey, as pretrained weights
     know it) or "smooth" (filled from around, which a small network needs). views: fixed windows of each frame, whose latents are cached.
     prompt_dropout: chance to train without prompt, which guidance needs. snr_gamma: min-SNR weighting, or null. steps, sampler, eta,
-    spacing, guidance, negative_prompt: sampling. skip: share of the first steps that latent blending leaves out."""
+    spacing, guidance, negative_prompt: sampling. guided_sigmas: noise levels between which guidance works; at the others the network runs
+    once instead of twice (Kynkaanniemi et al. 2024). skip: share of the first steps that latent blending leaves out."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     size_px: int = 512
@@ -28,6 +29,7 @@ class LatentInpaintingConfig:
     spacing: str = "even"
     eta: float = 0.0
     guidance: float = 7.5
+    guided_sigmas: tuple[float, float] = (0.0, 1e9)
     negative_prompt: str = ""
     skip: float = 0.25
 
@@ -44,5 +46,7 @@ class LatentInpaintingConfig:
             raise ValueError("prompt_dropout, skip and eta lie between 0 and 1")
         if self.guidance != 1 and self.prompt_dropout == 0 and not self.backbone.weights:
             raise ValueError("guidance needs prompt_dropout: without it the network never learns what no prompt means")
+        if not 0 <= self.guided_sigmas[0] < self.guided_sigmas[1]:
+            raise ValueError("guided_sigmas are two noise levels from 0 on, the smaller one first")
         if self.steps < 1 or self.views < 1 or self.size_px % 8:
             raise ValueError("steps and views are at least 1, size_px is a multiple of 8")

@@ -185,8 +185,11 @@ class LatentInpainting(Recipe):
         """(clean latents, conditions, region and lesion at the latents' size). Only images that the cache lacks are encoded, and the
         masked image, which is new each time; the masked pass runs without gradient in the training precision."""
         image, region = batch["image"], batch["region"]
-        encode = self.backbone.vae.encode
-        clean = encode(image) if image.is_meta else self.cache.get(batch["key"], image, encode)
+        vae = self.backbone.vae
+        if image.is_meta:  # a dry run asks for what most steps cost, and those find them in the cache
+            clean = image.new_empty(len(image), vae.channels, *(side // vae.factor for side in image.shape[2:]))
+        else:
+            clean = self.cache.get(batch["key"], image, vae.encode)
         cond = self.backbone.conditions(batch["ids"]) | self._known(image, region, batch["lesion"], batch["field"])
         small = F.max_pool2d(region, self.backbone.vae.factor)
         return clean, cond, small, (F.avg_pool2d(batch["lesion"], self.backbone.vae.factor) >= 0.5).float()
@@ -257,7 +260,8 @@ class LatentInpainting(Recipe):
         skipped = source is not None and config.skip > 0
         x = source + sigmas[0] * noise.draw(shape, image.device) if skipped else noise.start(shape, sigmas[0])
         asked, null = (self._text(p, image.device) | known for p in (prompts, [self.negative_prompt()] * len(prompts)))
-        denoise = guided(self.diffusion.denoiser(backbone.network), config.guidance)
+        least, most = config.guided_sigmas
+        denoise = guided(self.diffusion.denoiser(backbone.network), config.guidance, most, least)
         sample = ddim(config.eta) if config.sampler == "ddim" else SAMPLERS[config.sampler]
         return sample(denoise, x, sigmas, (asked, null), noise, after)
 

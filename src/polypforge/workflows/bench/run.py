@@ -23,7 +23,7 @@ from polypforge.workflows.bench.growth import growth
 from polypforge.workflows.bench.loading import loading
 from polypforge.workflows.bench.measures import measures
 from polypforge.workflows.bench.proposals import proposals
-from polypforge.workflows.bench.sampling import sampling, sampling_ddpm
+from polypforge.workflows.bench.sampling import sampling, sampling_ddpm, sampling_inpaint
 from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.bench.training import training
 from polypforge.workflows.cost import peak_memory_gb
@@ -34,7 +34,7 @@ from polypforge.workflows.generator import generator_source
 from polypforge.workflows.run_folder import claim, versions
 
 CONTESTS: dict[str, Callable[[Setting], Contest]] = {
-    f.__name__: f for f in (sampling, sampling_ddpm, training, loading, gating, proposals, measures)
+    f.__name__: f for f in (sampling, sampling_ddpm, sampling_inpaint, training, loading, gating, proposals, measures)
 }
 OPTIONAL = ("sampling_ddpm",)  # needs a library that nothing else here needs
 GROWTH = "growth"

@@ -7,22 +7,28 @@ from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from functools import partial
 from io import StringIO
+from itertools import cycle
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from polypforge.core.config import from_dict
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case
+from polypforge.models.latent_backbone import untrained_backbone
 from polypforge.models.precision import fast_format, fast_inference
-from polypforge.recipes import Job
+from polypforge.recipes import Job, Recipe
 from polypforge.recipes.forge.networks import context, enlarge, shrink
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.forge.sampling import finish, noise_of, request_vectors
 from polypforge.recipes.polyp_ddpm.recipe import PolypDDPM, PolypDDPMConfig
-from polypforge.recipes.windows import View, channels_last
+from polypforge.recipes.polyp_gen.recipe import POLYP_PROMPT, PolypGen, PolypGenConfig
+from polypforge.recipes.windows import View, channels_last, finished
 from polypforge.workflows.bench.contest import Contest, Side
 from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.train import read_settings
@@ -30,6 +36,8 @@ from polypforge.workflows.train import read_settings
 PLAIN_STEPS = 50
 FEW_STEPS = 4
 DDPM_STEPS = 250
+INPAINT_STEPS = 20
+INPAINT_GUIDANCE = 7.5  # diffusers' default, and the paper's
 
 
 def sampling(setting: Setting) -> Contest:
@@ -51,8 +59,37 @@ def sampling(setting: Setting) -> Contest:
     ]
     for precision in dict.fromkeys(("float32", ours)):
         name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
-        sides.append(Side(name, partial(plain_forge, recipe, jobs[:1], PLAIN_STEPS, precision == "bf16"), 1))
+        sides.append(Side(name, _in_turn(jobs, partial(plain_forge, recipe, steps=PLAIN_STEPS, fast=precision == "bf16")), 1))
     return Contest("sampling", f"a case of {setting.side_px} px, forge", sides, "the same weights; a whole case: window to paste")
+
+
+def sampling_inpaint(setting: Setting) -> Contest:
+    """Polyp-Gen's networks in the pipeline that its script calls, one image at a time: of the paper's size on a GPU, small on a CPU."""
+    size = "paper" if setting.device.type == "cuda" else "starter"
+    path, values, *_ = read_settings("polyp_gen", size, [], None)
+    config = from_dict(PolypGenConfig, values["model"], str(path))
+    config = replace(config, backbone=replace(config.backbone, weights=""), steps=PLAIN_STEPS, guidance=INPAINT_GUIDANCE)
+    torch.manual_seed(0)
+    backbone = untrained_backbone(config.backbone.architecture, 9, PolypGen.words).to(setting.device).eval()
+    same = PolypGen(config, backbone)
+    quick = PolypGen(replace(config, steps=INPAINT_STEPS, sampler="dpmpp_2m"), backbone)
+    jobs, ours = setting.jobs(setting.batch_size), fast_format(setting.device)
+    sides = [
+        Side(
+            f"batches of {len(jobs)}, {ours}, {r.config.steps} steps ({r.config.sampler})",
+            partial(r.generate, jobs),
+            len(jobs),
+            _tflop(r, jobs),
+        )
+        for r in (quick, same)
+    ]
+    pipeline = backbone.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    for precision in dict.fromkeys(("float32", ours)):
+        name = f"one at a time, {precision}, {PLAIN_STEPS} steps (StableDiffusionInpaintPipeline)"
+        sides.append(Side(name, _in_turn(jobs, partial(_plain_inpaint, pipeline, config, fast=precision == "bf16")), 1))
+    what = f"a case of {setting.side_px} px, polyp_gen of {size} size at {config.size_px} px"
+    return Contest("sampling_inpaint", what, sides, "random weights, guidance at every step: time, not quality")
 
 
 def sampling_ddpm(setting: Setting) -> Contest:
@@ -78,6 +115,30 @@ def sampling_ddpm(setting: Setting) -> Contest:
     return Contest(
         "sampling_ddpm", f"a frame of {config.size_px} px, polyp_ddpm", [*sides, plain], "starter size, random weights: time, not quality"
     )
+
+
+def _in_turn(jobs: Sequence[Job], draw: Callable[[Sequence[Job]], object]) -> Callable[[], object]:
+    """Draws one job, and the next one each time it is called: they take differently long."""
+    turn = cycle(jobs)
+    return lambda: draw([next(turn)])
+
+
+@torch.inference_mode()
+def _plain_inpaint(pipeline: Any, config: PolypGenConfig, jobs: Sequence[Job], fast: bool) -> list[Case]:
+    """As Polyp-Gen's script: the pipeline fills the window, which then goes back into the frame."""
+    made = []
+    with fast_inference(pipeline.device) if fast else nullcontext():
+        for job in jobs:
+            view = View.of(job, config.window_scale, config.min_window_px)
+            image, region, _ = (channels_last(p[None])[0] for p in view.planes(config.size_px))
+            shown, repainted = (Image.fromarray(p.astype(np.uint8)) for p in ((image + 1) * 127.5, region[..., 0] * 255))
+            drawn = pipeline(
+                POLYP_PROMPT, shown, repainted, height=config.size_px, width=config.size_px, num_inference_steps=config.steps,
+                guidance_scale=config.guidance, generator=torch.Generator().manual_seed(job.request.seed), output_type="np",
+            ).images[0]  # fmt: skip
+            pixels = view.paste(view.enlarged(drawn.astype(np.float32) * 2 - 1))
+            made.append(finished(job, view.region, view.field, pixels, view.region))
+    return made
 
 
 @torch.inference_mode()
@@ -129,7 +190,7 @@ class _Conditioned(nn.Module):
         return self.recipe.network(x, times, self.mask.to(x).expand(len(x), -1, -1, -1))
 
 
-def _tflop(recipe: Forge, jobs: Sequence[Job]) -> float:
+def _tflop(recipe: Recipe, jobs: Sequence[Job]) -> float:
     """Of one case, all networks."""
     with FlopCounterMode(display=False) as counter:
         recipe.generate(jobs)
