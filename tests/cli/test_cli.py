@@ -111,6 +111,34 @@ def test_check_import_split(kvasir_like, tmp_path, capsys):
     assert {c.name: c.split for c in open_source(tmp_path / "set").cases} == before
 
 
+def test_the_folder_one_is_in_is_not_replaced(kvasir_like, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert polypforge("data", "import", kvasir_like, "--out", ".") == 2 and "name a new one" in capsys.readouterr().err
+
+
+def test_pictures_that_a_data_set_does_not_list_are_told(kvasir_like, tmp_path, capsys):
+    assert polypforge("data", "import", kvasir_like, "--out", tmp_path / "set") == 0
+    assert polypforge("data", "check", tmp_path / "set") == 0 and "nothing sees them" not in capsys.readouterr().err
+    write_png(tmp_path / "set" / "images" / "late.png", render(0, 160).image)
+    assert polypforge("data", "check", tmp_path / "set") == 0
+    assert "1 pictures in" in (told := capsys.readouterr().err.replace("\n", " ")) and "late.png" in told
+
+
+def test_lists_keep_what_cannot_be_read_and_overlays_overwrite_nothing(kvasir_like, tmp_path, capsys):
+    names = sorted(p.stem for p in (kvasir_like / "images").iterdir())
+    (kvasir_like / "test.txt").write_text("\n".join(names[:2]) + "\n", encoding="utf-8")
+    whole = (kvasir_like / "images" / f"{names[0]}.png").read_bytes()
+    (kvasir_like / "images" / f"{names[0]}.png").write_bytes(whole[:500])
+    assert polypforge("data", "split", kvasir_like, "--out", kvasir_like, "--shares", "0.8,0.1,0.1") == 0
+    assert names[0] in capsys.readouterr().err
+    assert set((kvasir_like / "test.txt").read_text(encoding="utf-8").split("\n")) >= set(names[:2])
+    assert polypforge("data", "split", kvasir_like, "--out", kvasir_like, "--shares", "nan,0.5,0.5") == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.png").touch()
+    assert polypforge("data", "check", kvasir_like, "--overlays", tmp_path / "mine") == 2
+
+
 def test_check_says_by_its_exit_code_that_files_are_bad(kvasir_like, capsys):
     (kvasir_like / "images" / "torn.png").write_text("x")
     write_png(kvasir_like / "masks" / "torn.png", render(0, 160).mask)

@@ -61,6 +61,16 @@ def test_bad_json_line_is_named(tmp_path):
             read(tmp_path)
 
 
+def test_a_mark_before_the_text_and_too_many_brackets(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}\r\n')
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}]
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1, is not valid JSON"):
+        read_jsonl(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="mend it"):
+        read_json(tmp_path / "a.jsonl")
+
+
 def test_unwritable_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="can't be written"), whole_file(tmp_path / "file" / "below"):

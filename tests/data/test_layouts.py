@@ -190,6 +190,11 @@ def test_names_that_are_not_utf8_are_said(tmp_path):
     with pytest.raises(UserError, match=r"M�ller.png is not UTF-8") as said:
         open_source(tmp_path)
     str(said.value).encode()  # can be printed
+    next((tmp_path / "masks").iterdir()).unlink()
+    put(tmp_path / "images" / "other.png", IMAGE)
+    put(tmp_path / "masks" / "other.png", MASK)
+    with pytest.raises(UserError, match=r"M�ller.png is not UTF-8"):  # without its mask, too
+        open_source(tmp_path)
 
 
 def test_a_list_that_fits_several_cases_is_refused(tmp_path):
@@ -216,7 +221,7 @@ def test_one_damaged_frame_does_not_hide_the_others(tmp_path):
         cases["b"].load()
 
 
-@pytest.mark.parametrize("bad", ["0 0.5 0.5 0 0.2", "0 0.5 nan 0.1 0.2"])
+@pytest.mark.parametrize("bad", ["0 0.5 0.5 0 0.2", "0 60 40 20 20"])
 def test_one_bad_box_does_not_hide_the_other_frames(tmp_path, bad):
     for name, line in {"a": "0 0.5 0.5 0.2 0.2", "b": bad}.items():
         put(tmp_path / f"images/{name}.png", IMAGE)
@@ -227,6 +232,25 @@ def test_one_bad_box_does_not_hide_the_other_frames(tmp_path, bad):
     assert report.usable == ["a"] and "b.txt, line 1" in report.of("unreadable")[0].message
     with pytest.raises(UserError, match="b.txt, line 1"):
         list(source)
+
+
+def test_a_box_that_leaves_its_picture_is_a_fault(tmp_path):
+    put(tmp_path / "a.png", IMAGE)
+    height, width = IMAGE.shape[:2]
+    for corner, usable in ((width, ["a"]), (width + 50, [])):
+        (tmp_path / "boxes.json").write_text(json.dumps({"a": {"bbox": [{"xmin": 4, "ymin": 4, "xmax": corner, "ymax": height}]}}))
+        report = check(open_source(tmp_path))
+        assert report.usable == usable
+    assert f"leaves its {width}x{height} pixels" in report.findings[0].message
+
+
+@pytest.mark.parametrize("text", ["0 0.5 nan 0.1 0.2", "0 inf 0.5 0.1 0.2", "zero 0 0 0 0"])
+def test_what_is_no_number_is_said(tmp_path, text):
+    put(tmp_path / "images/a.png", IMAGE)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text(text)
+    with pytest.raises(UserError, match="must hold numbers only"):
+        open_source(tmp_path)
 
 
 def test_one_bad_coco_box_does_not_hide_the_other_frames(tmp_path):

@@ -119,6 +119,15 @@ def test_what_can_not_be_audited(sets, made, tmp_path):
     CopyPaste(CopyPasteConfig(), [textured(3, "donor")]).save_pretrained(tmp_path / "pasting")
     with pytest.raises(UserError, match="no loss of a single case"):
         audit(made, sets / "real", model=str(tmp_path / "pasting"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "audit.txt").touch()
+    for out, words in ((sets / "real" / "audit", "inside each other"), (tmp_path / "mine", "is not empty")):
+        with pytest.raises(UserError, match=words):
+            audit(made, sets / "real", out=out)
+    write_data_set(tmp_path / "none", large(0, 3, "train"))
+    (tmp_path / "none" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no synthetic case"):
+        audit(tmp_path / "none", sets / "real")
     with pytest.raises(UserError, match="between 0 and"):
         audit(made, sets / "real", false_positives=0)
     with pytest.raises(UserError, match="no such"):

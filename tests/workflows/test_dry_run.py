@@ -1,6 +1,7 @@
 """What a training run would take, said without data, weights or an output folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -47,6 +48,26 @@ def test_only_what_learns_costs_a_pass_back():
     one_layer_once = 2 * 8 * 4 * 4
     with torch.device("meta"):
         assert _measure(TwoLayers(), 8)[1] == 3 * one_layer_once  # both forward, the gradient of one's weights, of no input
+
+
+def test_a_run_that_cannot_begin_leaves_its_folder_free(phantom_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(phantom_folder, data)
+    first = next((data / "images").iterdir())
+    whole = first.read_bytes()
+    first.write_bytes(whole[:300])
+    small = ["training.max_steps=1", "training.budget_seconds=null", "training.batch_size=1", "phantom.frames=0", "model.size_px=32"]
+    with pytest.raises(UserError, match="--skip-bad"):
+        train("polyp_ddpm", [data], tmp_path / "run", assignments=small, device="cpu")
+    assert not (tmp_path / "run").exists()
+    first.write_bytes(whole)
+    (data / "test.txt").write_text("".join(f"{p.stem}\n" for p in (data / "images").iterdir()))
+    with pytest.raises(UserError, match="all are held out"):
+        train("polyp_ddpm", [data], tmp_path / "run", assignments=small, device="cpu")
+    with pytest.raises(UserError, match="inside each other"):
+        train("polyp_ddpm", [data], data / "run", assignments=small, device="cpu")
+    with pytest.raises(UserError, match="must be a mapping"):
+        dry_run("polyp_ddpm", assignments=["model=3"])
 
 
 def test_a_finished_run_tells_how_fast_it_was(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import polypforge
 from polypforge.core.errors import UserError
 from polypforge.core.images import write_png
 from polypforge.core.types import Request
+from polypforge.data.folder import write_data_set
 from polypforge.masks.shapes import polygon_mask
 from polypforge.phantom.render import render
 from polypforge.workflows import expand as expand_module
@@ -181,6 +183,18 @@ def test_bad_data_is_one_sentence_and_nothing_is_written(models, tmp_path):
             polypforge.expand(folder, out, 3, **models)
         assert words in str(caught.value) and "\n" not in str(caught.value)
         assert not (out / "metadata.jsonl").exists() and not (out / "images").exists()
+
+
+def test_data_without_lesions_to_learn_from_leave_nothing_behind(models, tmp_path):
+    frames = [render(i, 160, polyps=1) for i in range(5)]
+    for name, cases, words in (
+        ("empty", [replace(c, mask=np.zeros_like(c.mask), boxes=(), label="normal") for c in frames], "no training case shows a lesion"),
+        ("held", [replace(c, split="test") for c in frames], "all are held out"),
+    ):
+        write_data_set(tmp_path / name, [replace(c, name=f"f{k}") for k, c in enumerate(cases)])
+        with pytest.raises(UserError, match=words):
+            polypforge.expand(tmp_path / name, tmp_path / "out", 3, **models)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

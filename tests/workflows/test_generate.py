@@ -49,7 +49,7 @@ def test_requests_are_part_of_a_run_and_leave_held_out_frames_alone(tiny_forge, 
     asked = [Request(c.name, POLYP, region, seed=k) for k, c in enumerate(cases)]
     options = {"model": str(tmp_path / "model"), "requests_file": tmp_path / "asked.jsonl", "device": "cpu"}
     write_requests(tmp_path / "asked.jsonl", asked)
-    with pytest.raises(UserError, match="which is held out"):
+    with pytest.raises(UserError, match="request 4 .* is held out"):
         generate_cases(tmp_path / "data", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     write_requests(tmp_path / "asked.jsonl", asked[:1])
@@ -57,6 +57,34 @@ def test_requests_are_part_of_a_run_and_leave_held_out_frames_alone(tiny_forge, 
     write_requests(tmp_path / "asked.jsonl", asked[:2])
     with pytest.raises(UserError, match="a run with asked"):
         generate_cases(tmp_path / "data", tmp_path / "out", **options)
+
+
+def test_what_can_not_be_drawn_is_said_before_anything_is(tiny_forge, polyps, tmp_path):
+    write_data_set(tmp_path / "data", polyps[:4])
+    tiny_forge.save_pretrained(tmp_path / "model")
+    region, away = ((20, 20), (70, 20), (70, 70), (20, 70)), ((2000, 2000), (2010, 2000), (2010, 2010))
+    good = Request(polyps[0].name, POLYP, region, seed=1)
+    options = {"model": str(tmp_path / "model"), "requests_file": tmp_path / "asked.jsonl", "device": "cpu"}
+    for bad, words in (
+        (Request(polyps[1].name, POLYP, away, seed=2), "request 2 .* outside the field of view"),
+        (Request("", POLYP, region, seed=3), "request 2 .* names no background"),
+        (Request("stranger", POLYP, region, seed=4), "request 2 .*'stranger' is not in"),
+        (Request(polyps[1].name, POLYP, region, seed=5, parent="zzz"), "request 2 .* parent zzz is not among"),
+    ):
+        write_requests(tmp_path / "asked.jsonl", [good, bad])
+        with pytest.raises(UserError, match=words):
+            generate_cases(tmp_path / "data", tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_is_found_once(tiny_forge, polyps, tmp_path, monkeypatch):
+    write_data_set(tmp_path / "data", polyps[:4])
+    tiny_forge.save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "num": 3, "device": "cpu"}
+    first = generate_cases(tmp_path / "data", tmp_path / "out", **options)
+    shutil.rmtree(tmp_path / "out" / "rows")
+    monkeypatch.setattr("polypforge.workflows.generate.make_planner", lambda *_: pytest.fail("it is known already"))
+    assert generate_cases(tmp_path / "data", tmp_path / "out", **options)["made"] == first["made"]
 
 
 def test_synthetic_cases_alone_are_nothing_to_expand(polyps, tmp_path):

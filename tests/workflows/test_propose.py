@@ -142,6 +142,17 @@ def test_plans_meet_quotas_and_take_places_that_are_given(built, data, models, t
     assert placed["requests"] == 10 and all(json.dumps(r["region"]) in proposals for r in rows)
 
 
+def test_lists_overwrite_nothing_but_lists(data, tmp_path):
+    plan_requests(data, tmp_path / "plan.jsonl", 2, device="cpu")
+    plan_requests(data, tmp_path / "plan.jsonl", 3, device="cpu")
+    assert len(read_requests(tmp_path / "plan.jsonl")) == 3
+    (tmp_path / "notes.txt").write_text("mine")
+    for out, words in ((tmp_path / "notes.txt", "is no list of requests"), (data / "plan.jsonl", "among the data")):
+        with pytest.raises(UserError, match=words):
+            plan_requests(data, out, 2, device="cpu")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_drawn_masks_and_boxes_are_places(data, tmp_path):
     opened = open_checked(data, min_cases=1)
     case = opened.cases("train")[0].load()

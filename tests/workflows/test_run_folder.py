@@ -1,5 +1,7 @@
 """A run's folder takes up the same command alone."""
 
+import os
+
 import pytest
 
 from polypforge.core.errors import UserError
@@ -29,3 +31,8 @@ def test_the_same_settings_resume_and_any_other_are_refused(tmp_path):
     with pytest.raises(UserError, match="polypforge generate"):
         resumes(run, "expand", {})
     assert not resumes(tmp_path / "free", "generate", {})
+
+
+def test_a_name_that_cannot_be_told_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not UTF-8"):
+        claim(tmp_path / os.fsdecode(b"out\xff"), "expand", {})

@@ -129,7 +129,6 @@ def inside(folder: Path, relative: str) -> Path:
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; when the block ends well it takes the place of `target`, else it goes."""
-    target = target.absolute()  # "." has no name
     partial = target.parent / f".partial-{target.name}-{os.getpid()}"
     aside = target.parent / f".old-{target.name}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -30,6 +32,7 @@ from polypforge.training.checkpoint import Checkpoints, Progress
 from polypforge.training.config import TrainingConfig, learning_rate_at
 from polypforge.training.ema import EMA
 
+MOST_READERS = 8  # threads that draw batches for a GPU
 Preview = Callable[[Trainable, int], None]
 
 
@@ -129,21 +132,24 @@ class Trainer:
         return self.accelerator.is_main_process
 
     def _batches(self) -> Generator[list[Batch]]:
-        """From the next step on. Beside a GPU each is drawn during the step before; on a CPU a thread beside those of the step makes them
-        wait for each other, which takes longer than drawing."""
+        """From the next step on. Beside a GPU those of the next steps are drawn meanwhile, as one core can't feed it; on a CPU threads beside
+        those of the step make them wait for each other, which takes longer than drawing."""
         first = self.progress.step
         if self.accelerator.device.type == "cpu":
             yield from map(self._batch, count(first))
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._batch, first)
-            for step in count(first + 1):
-                batch, coming = coming.result(), reader.submit(self._batch, step)
+        ahead = max(1, min(MOST_READERS, (os.cpu_count() or 2) - 1))
+        with ThreadPoolExecutor(ahead) as readers:
+            coming = deque(readers.submit(self._batch, first + k) for k in range(ahead))
+            for step in count(first + ahead):
+                batch = coming.popleft().result()
+                coming.append(readers.submit(self._batch, step))
                 yield batch
 
     def _batch(self, step: int) -> list[Batch]:
         config = self.config
         streams = [(config.seed, "examples", step, self.rank, *([k] if k else [])) for k in range(config.accumulate)]
-        return [self.model.training_batch(self.pool, config.batch_size, numpy_rng(*stream)) for stream in streams]
+        drawn = [self.model.training_batch(self.pool, config.batch_size, numpy_rng(*stream)) for stream in streams]
+        return [{k: v.pin_memory() for k, v in batch.items()} for batch in drawn] if torch.cuda.is_available() else drawn
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
@@ -169,7 +175,7 @@ class Trainer:
         try:
             for batch in batches:
                 for part, share in _portions(batch, self._at_once):
-                    part = {k: v.to(self.accelerator.device) for k, v in part.items()}
+                    part = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in part.items()}
                     with self._autocast():
                         loss, parts = self.wrapped(part, generator)
                     if not torch.isfinite(loss):

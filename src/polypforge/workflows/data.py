@@ -12,7 +12,7 @@ import numpy as np
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, whole_folder, write_jsonl, write_text
-from polypforge.core.images import write_png
+from polypforge.core.images import image_files, write_png
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport
 from polypforge.data.field_of_view import field_of_view
@@ -25,7 +25,7 @@ from polypforge.reporting.panels import LABEL_COLOUR, outlined
 from polypforge.workflows.deidentify import MODES, Deidentifier
 from polypforge.workflows.export_cases import copy_real
 from polypforge.workflows.opened import run_check
-from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
+from polypforge.workflows.run_folder import RUN_FILE, refuse_nesting, refuse_occupied
 
 MOST_FAULTS = 5  # told one by one
 
@@ -36,6 +36,7 @@ def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -
         refuse_nesting(data, overlays)
         refuse_occupied(overlays)
     source = open_source(data, layout)
+    _tell_unlisted(source)
     report = run_check(source)
     if overlays is not None:
         usable = set(report.usable)
@@ -44,6 +45,19 @@ def check_data(data: Path, layout: str = "auto", overlays: Path | None = None) -
                 case = entry.load()
                 write_png(overlays / f"{case.name}.png", _overlay(case.image, case.mask))
     return report
+
+
+def _tell_unlisted(source: Source) -> None:
+    """Of a data set's pictures alone that its list names anything is known; runs keep others beside, which were rejected."""
+    if source.layout != "data set" or (source.path / RUN_FILE).exists():
+        return
+    listed = {c.image_path.name for c in source.cases}
+    others = [p for p in image_files(source.path / "images") if p.name not in listed]
+    if others:
+        console.print(
+            f"{len(others)} pictures in {source.path / 'images'} ({others[0].name} ...) are not in {METADATA}, so nothing sees them: "
+            "add them to the folder that was imported, and import that to a new one."
+        )
 
 
 def _overlay(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -107,6 +121,7 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
     if len(values) != len(SPLITS) or not all(map(isfinite, values)):
         raise UserError(f"--shares {shares}: give three numbers that sum to 1, for example 0.7,0.15,0.15.")
     source = open_source(data, layout)
+    _tell_unlisted(source)
     if out is None and not is_data_set(data):
         raise UserError(f"{data} is no data-set folder: say --out for the lists, or import it first.")
     if out is not None:

@@ -19,6 +19,10 @@ def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
 
     Raises UserError when the folder holds something else, or a run with other settings, naming one that differs.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError("the name of the output folder is not UTF-8: choose another one.") from None
     path = folder / RUN_FILE
     if path.exists():
         stored = read_json_object(path)
@@ -50,6 +54,8 @@ def refuse_occupied(out: Path) -> None:
     """A new data set, or a set of pictures, goes to a folder of its own."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose a new folder.")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the folder that this command runs in, which can't be replaced: name a new one.")
 
 
 def refuse_other_file(out: Path, data: Path) -> None:
