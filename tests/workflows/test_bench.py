@@ -72,7 +72,7 @@ def test_the_plain_training_loop_learns(polyps, tmp_path):
 def test_every_contest_runs_and_an_interrupted_bench_goes_on(tmp_path, monkeypatch):
     pytest.importorskip("denoising_diffusion_pytorch")
     small = {
-        "sampling": {"PLAIN_STEPS": 2, "DDPM_STEPS": 20, "INPAINT_STEPS": 2}, "training": {"STEPS": 1, "BATCH": 2}, "proposals": {"REFERENCES": 12, "FRAMES": 2},
+        "sampling": {"PLAIN_STEPS": 2, "DDPM_STEPS": 20, "INPAINT_STEPS": 2}, "training": {"STEPS": 1, "BATCH": 16}, "proposals": {"REFERENCES": 12, "FRAMES": 2},
         "measures": {"COUNT": 4}, "gating": {"CASES": 2},
         "growth": {"BATCHES": (1, 2), "SIDES_PX": (96, 128), "COUNTS": (2, 4), "PICTURES": (20, 40), "REPEATS": 1},
     }  # fmt: skip
@@ -96,7 +96,7 @@ def test_a_library_that_is_missing_is_named_or_its_contest_left_out(tmp_path, mo
     monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
     with pytest.raises(UserError, match="needs 'denoising_diffusion_pytorch'"):
         bench(tmp_path / "a", ["sampling_ddpm"], rounds=2, side_px=96, device="cpu")
-    for name in set(CONTESTS) - {"sampling_ddpm"}:
+    for name in set(CONTESTS) - {"sampling_ddpm", "training_ddpm"}:
         monkeypatch.delitem(CONTESTS, name)
     monkeypatch.setattr("polypforge.workflows.bench.run.growth", lambda setting: iter(()))
     assert bench(tmp_path / "b", rounds=2, side_px=96, device="cpu")["rows"] == []

@@ -132,8 +132,8 @@ class Trainer:
         return self.accelerator.is_main_process
 
     def _batches(self) -> Generator[list[Batch]]:
-        """From the next step on. Beside a GPU those of the next steps are drawn meanwhile, as one core can't feed it; on a CPU threads beside
-        those of the step make them wait for each other, which takes longer than drawing."""
+        """From the next step on. Beside a GPU those of the next steps are drawn meanwhile, as one core can't feed it; on a CPU threads
+        beside those of the step make them wait for each other, which takes longer than drawing."""
         first = self.progress.step
         if self.accelerator.device.type == "cpu":
             yield from map(self._batch, count(first))

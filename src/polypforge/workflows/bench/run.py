@@ -25,7 +25,7 @@ from polypforge.workflows.bench.measures import measures
 from polypforge.workflows.bench.proposals import proposals
 from polypforge.workflows.bench.sampling import sampling, sampling_ddpm, sampling_inpaint
 from polypforge.workflows.bench.setting import Setting
-from polypforge.workflows.bench.training import training
+from polypforge.workflows.bench.training import training, training_ddpm
 from polypforge.workflows.cost import peak_memory_gb
 from polypforge.workflows.device import device_of
 from polypforge.workflows.dry_run import tflops_here
@@ -34,9 +34,9 @@ from polypforge.workflows.generator import generator_source
 from polypforge.workflows.run_folder import claim, versions
 
 CONTESTS: dict[str, Callable[[Setting], Contest]] = {
-    f.__name__: f for f in (sampling, sampling_ddpm, sampling_inpaint, training, loading, gating, proposals, measures)
+    f.__name__: f for f in (sampling, sampling_ddpm, sampling_inpaint, training, training_ddpm, loading, gating, proposals, measures)
 }
-OPTIONAL = ("sampling_ddpm",)  # needs a library that nothing else here needs
+OPTIONAL = ("sampling_ddpm", "training_ddpm")  # need a library that nothing else here needs
 GROWTH = "growth"
 MACHINE = "machine.json"
 

@@ -103,7 +103,7 @@ def sampling_ddpm(setting: Setting) -> Contest:
     quick = PolypDDPM(replace(config, steps=DDPM_STEPS // 10, sampler="dpmpp_2m"), recipe.unet).to(setting.device).eval()
     jobs = setting.jobs(setting.batch_size)
     theirs = GaussianDiffusion(
-        _Conditioned(recipe), image_size=config.size_px, timesteps=DDPM_STEPS, objective="pred_x0", beta_schedule="cosine"
+        Unmasked(recipe), image_size=config.size_px, timesteps=DDPM_STEPS, objective="pred_x0", beta_schedule="cosine"
     ).to(setting.device)
     ours = fast_format(setting.device)
     sides = [
@@ -176,7 +176,7 @@ def _without_bar(draw: Callable[[], object]) -> object:
         return draw()
 
 
-class _Conditioned(nn.Module):
+class Unmasked(nn.Module):
     """Polyp-DDPM's network with one mask, as the library wants its model."""
 
     channels, out_dim, self_condition, random_or_learned_sinusoidal_cond = 3, 3, False, False
