@@ -8,7 +8,7 @@ from PIL import Image as PIL
 
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_jsonl, write_jsonl
-from polypforge.core.images import png_bytes
+from polypforge.core.images import png_bytes, write_png
 from polypforge.core.types import NORMAL
 from polypforge.data.folder import METADATA, write_case, write_data_set
 from polypforge.workflows.pack import pack_data
@@ -126,6 +126,19 @@ def test_a_real_file_that_carries_words_is_refused(tmp_path, phantoms):
     write_jsonl(folder / METADATA, [write_case(folder, phantoms[1], png_bytes(phantoms[1].image, {"Patient": "someone"}))])
     with pytest.raises(UserError, match="carries metadata"):
         pack_data(folder, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_what_the_check_calls_bad_is_not_packed(tmp_path, phantoms):
+    for part in ("images", "masks"):
+        for k, case in enumerate(phantoms[:3]):
+            write_png(tmp_path / "set" / part / f"{k}.png", case.image if part == "images" else case.mask)
+    (tmp_path / "set" / "masks" / "2.png").unlink()
+    with pytest.raises(UserError, match="2.png has no partner"):
+        pack_data(tmp_path / "set", tmp_path / "packed")
+    write_png(tmp_path / "set" / "masks" / "2.png", phantoms[2].mask[:-8])
+    with pytest.raises(UserError, match="2.png is .* but its image"):
+        pack_data(tmp_path / "set", tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 
 

@@ -42,6 +42,7 @@ from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, made
 from polypforge.workflows.realism import lesion_features, lesion_look
 from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
+RESULTS, TRAIN_CHECK = "audit.json", "train-check.json"
 MOST_NULL = 200  # real pictures from which the usual likeness is learned
 MOST_FEATURES = 1000  # lesions of each kind for set-level distances
 MOST_ATTACKED = 200  # cases of each kind for the membership attack
@@ -95,10 +96,10 @@ def audit(
         raise UserError(f"{synthetic} is given as synthetic and as real: name the synthetic folder first, the real one with --train.")
     for real_folder in filter(None, (train, heldout)):
         refuse_nesting(real_folder, out)
-    if out.exists() and not (out / "audit.json").is_file():
+    if not any((out / name).is_file() for name in (RESULTS, TRAIN_CHECK)):  # else it is that of an earlier audit, perhaps a refused one
         refuse_occupied(out)
     made = made_cases(open_source(synthetic, layout))
-    real = _open_real(train, layout, skip_bad, out / "train-check.json")
+    real = _open_real(train, layout, skip_bad, out / TRAIN_CHECK)
     members = [c for c in real.source.cases if c.split in ("train", "val")]
     if not members:
         raise UserError(f"{train} has no training case: an audit compares with what the model learned from.")
@@ -151,7 +152,7 @@ def audit(
     result["removed"] = 0 if keep else _remove(synthetic, out, copied)
     _put_aside(synthetic, out / "removed")
     result["out"] = str(out)
-    write_json(out / "audit.json", result)
+    write_json(out / RESULTS, result)
     return result
 
 

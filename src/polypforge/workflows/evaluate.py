@@ -147,6 +147,9 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
     theirs, ours = open_source(real, layout), _made(synthetic, layout)
     if theirs.cases and all(c.provenance.get("synthetic") for c in theirs.cases):
         raise UserError(f"{real} holds synthetic cases only: name the real folder first, then the synthetic one.")
+    for source in (theirs, ours):
+        if source.lacking:
+            console.print(f"{len(source.lacking)} files are not measured: {source.lacking[0]}")
     kept = [c for c in theirs.cases if not c.provenance.get("synthetic") and (not split or c.split == split)]
     for path, cases in ((real, kept), (synthetic, ours.cases)):
         if not cases:
@@ -164,7 +167,7 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
 
 def _made(folder: Path, layout: str) -> Source:
     source = read_data_set(folder) if is_data_set(folder) else open_source(folder, layout)
-    return Source(folder, source.layout, made_cases(source))
+    return Source(folder, source.layout, made_cases(source), source.unpaired)
 
 
 def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> list[Figure]:

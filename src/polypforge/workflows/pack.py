@@ -13,7 +13,7 @@ from polypforge.data.file_metadata import carries_metadata
 from polypforge.data.layouts import open_source
 from polypforge.data.shards import SUFFIXES, WRITERS, goes_as_it_is, mask_columns, refuse_unknown
 from polypforge.data.source import SourceCase, state_of
-from polypforge.workflows.each import shown
+from polypforge.workflows.each import each, shown
 from polypforge.workflows.run_folder import claim, refuse_nesting
 
 DEFAULT_SPLIT = "train"
@@ -37,9 +37,12 @@ def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 10
         raise UserError(f"{data} holds no case.")
     splits = _by_split(source.cases)
     chosen = [c for cases in splits.values() for c in cases]
-    for entry in chosen:
-        raw = goes_as_it_is(entry, to) and "synthetic" not in entry.provenance
-        if raw and carries_metadata(entry.image_path.read_bytes()):
+    if source.lacking:
+        raise UserError(f"{len(source.lacking)} files would be left out: {source.lacking[0]}")
+    real = [c for c in chosen if "synthetic" not in c.provenance]  # synthetic ones were written whole
+    each("reading real cases", _refuse_bad, real)  # before anything is written
+    for entry in real:
+        if goes_as_it_is(entry, to) and carries_metadata(entry.image_path.read_bytes()):
             raise UserError(f"{entry.image_path} carries metadata, which may name a patient: import it first (polypforge data import).")
     columns = mask_columns(chosen)
     if to == "webdataset":
@@ -55,6 +58,10 @@ def pack_data(data: Path, out: Path, to: str = "webdataset", per_shard: int = 10
     for path, cases, first in shown("packing", todo):
         WRITERS[to](path, cases, first, columns)
     return {"cases": len(chosen), "left_out": len(source.cases) - len(chosen), "shards": len(jobs), "written": len(todo), "out": str(out)}
+
+
+def _refuse_bad(case: SourceCase) -> None:
+    case.load()
 
 
 def _by_split(cases: list[SourceCase]) -> dict[str, list[SourceCase]]:

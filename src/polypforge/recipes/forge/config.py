@@ -24,7 +24,7 @@ class ForgeConfig:
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
     texture_weight: of the detail's texture, beside its error pixel by pixel. learns: which stages do; the
     other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
-    of 256 (0: none). glints: share of the drawn tissue's reflected light that is drawn together into sharp wet spots. base_steps,
+    of 256 (0: none). glints: share of the drawn tissue's reflected light that makes room for sharp wet spots. base_steps,
     guidance, base_shift: the sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one
     that takes base_steps steps, if any, is the sampler.
     """
@@ -48,7 +48,7 @@ class ForgeConfig:
     texture_weight: float = 0.5
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
-    glints: float = 0.7
+    glints: float = 0.8
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
