@@ -139,6 +139,22 @@ def test_hostile_requests_are_one_sentence(tmp_path, change, said):
         read_requests(tmp_path / "r.jsonl")
 
 
+def test_frames_are_read_in_turn_and_reading_ahead_changes_nothing(setting, tmp_path, monkeypatch):
+    recipe, requests, load = setting
+    requests = [*requests, *(Request(r.background, "polyp", REGION, seed=20 + i) for i, r in enumerate(requests[:4]))]
+    read = []
+
+    def noted(name):
+        read.append(name)
+        return load(name)
+
+    generate(recipe, requests, noted, CaseStore(tmp_path / "here"), {}, Room(2))
+    assert read == sorted(read), "those of one frame follow each other"
+    monkeypatch.setattr("polypforge.generation.runner._on_gpu", lambda recipe: True)
+    generate(recipe, requests, load, CaseStore(tmp_path / "ahead"), {}, Room(2))
+    assert images(tmp_path / "here") == images(tmp_path / "ahead")
+
+
 @pytest.mark.parametrize("fitting", [1, 2])
 def test_a_batch_that_does_not_fit_is_halved(setting, tmp_path, monkeypatch, capsys, fitting):
     recipe, requests, load = setting

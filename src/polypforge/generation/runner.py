@@ -8,6 +8,7 @@ from typing import Any
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import NORMAL, Case, Request
+from polypforge.data.prepared import prepare
 from polypforge.generation.writer import CaseStore
 from polypforge.models.memory import Room
 from polypforge.recipes.base import Job, Recipe
@@ -39,11 +40,9 @@ def generate(
     with ThreadPoolExecutor(2) as writers:
         for wave in waves(requests, done):
             pending: list[Future] = []
-            start = 0
-            while start < len(wave):
-                part = wave[start : start + room.most]
-                cases = room.run(recipe.generate, [Job(r, _frame(r, load, store)) for r in part])
-                start += len(part)
+            for jobs in _batches(sorted(wave, key=lambda r: r.background), room, load, store, ahead=_on_gpu(recipe)):
+                part = [job.request for job in jobs]
+                cases = room.run(recipe.generate, jobs)
                 for request, case in zip(part, cases, strict=True):
                     case.provenance = provenance_of(request, provenance) | {k: v for k, v in case.provenance.items() if k in OF_RECIPES}
                     pending.append(writers.submit(store.write, case, request, request.id in parents))
@@ -55,6 +54,32 @@ def generate(
             for future in pending:
                 future.result()
     return made
+
+
+def _batches(requests: Sequence[Request], room: Room, load: LoadBackground, store: CaseStore, ahead: bool) -> Iterator[list[Job]]:
+    """As many as `room` has at the time. `requests` come sorted by frame, so that each is read once, however many are asked for. ahead:
+    read those of the next batch meanwhile; on a CPU the network would wait for that thread."""
+
+    def read(start: int) -> list[Job]:
+        jobs = [Job(r, _frame(r, load, store)) for r in requests[start : start + room.most]]
+        for job in jobs:
+            if job.case is not None and job.request.region:
+                prepare(job.case)  # kept with the case
+        return jobs
+
+    start = 0
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, 0) if ahead else None
+        while start < len(requests):
+            jobs = coming.result() if coming else read(start)
+            start += len(jobs)
+            coming = reader.submit(read, start) if ahead else None
+            yield jobs
+
+
+def _on_gpu(recipe: Recipe) -> bool:
+    first = next(recipe.parameters(), None)
+    return first is not None and first.device.type == "cuda"
 
 
 def refuse_unfit(recipe: Recipe, requests: Sequence[Request]) -> None:
