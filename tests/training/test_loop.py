@@ -162,6 +162,24 @@ def test_a_batch_that_does_not_fit_is_taken_in_portions(tmp_path, capsys):
         trainer(tmp_path / "none", Crowded(0)).run()
 
 
+def test_a_validation_that_does_not_fit_ends_no_run(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    model = Line()
+    monkeypatch.setattr(model, "validation_losses", full)
+    assert trainer(tmp_path, model).run().step == 20 and weights(tmp_path)
+    assert "Not validated at step 5" in capsys.readouterr().err
+
+
+def test_validation_in_portions_gives_the_means(tmp_path):
+    run = trainer(tmp_path)
+    batch = run.model.training_batch([], 7, np.random.default_rng(0))
+    whole = run._validation_losses(batch)
+    run._at_once = 2
+    assert run._validation_losses(batch) == pytest.approx(whole)
+
+
 def test_what_was_found_best_outlives_the_last_checkpoint(tmp_path):
     first = trainer(tmp_path, validate_every=0).run().best_loss
     assert first < float("inf") and trainer(tmp_path, validate_every=0).run().best_loss == first

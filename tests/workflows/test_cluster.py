@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -85,6 +87,75 @@ def test_what_a_worker_says_reaches_the_user(tmp_path):
 def test_a_cluster_without_room_says_so(tmp_path, workers, device, words):
     with pytest.raises(UserError, match=words):
         list(on_cluster(Squares, (tmp_path,), range(8), workers, device))
+
+
+class Lost(Exception):
+    """In place of Ray's."""
+
+
+class FakeRay:
+    """Nine workers, eight of them on a machine that goes when the last shard has begun there; seven of those are idle then."""
+
+    class exceptions:
+        RayTaskError, RayActorError, OutOfMemoryError, ObjectLostError = ZeroDivisionError, Lost, MemoryError, KeyError
+
+    def __init__(self):
+        self.hired, self.gone, self.refused = 0, False, 0
+
+    def hire(self):
+        self.hired += 1
+        return FakeWorker(self, self.hired)
+
+    def wait(self, references, num_returns, timeout):
+        ready = [r for r in references if not r.never(self)]
+        return ready[:1], ready[1:]
+
+    def get(self, reference):
+        return reference.answer(self)
+
+    def kill(self, worker):
+        worker.dead = True
+
+
+class FakeWorker:
+    def __init__(self, ray, number):
+        self.ray, self.number, self.dead = ray, number, False
+        self.ready, self.run = (SimpleNamespace(remote=partial(FakeReference, self, kind)) for kind in ("ready", "run"))
+
+    @property
+    def here(self):
+        return self.number == 1
+
+
+@dataclass(eq=False)
+class FakeReference:
+    worker: FakeWorker
+    kind: str
+    shard: int = -1
+
+    def never(self, ray):
+        later = self.worker.number > 9  # no room for another
+        return later or (
+            self.worker.here and self.kind == "run" and self.shard == 0 and not ray.refused
+        )  # busy till the others are known lost
+
+    def answer(self, ray):
+        if self.kind == "run" and self.shard == 1 and not self.worker.here:
+            ray.gone = True
+        if ray.gone and not self.worker.here:
+            ray.refused += 1
+            raise Lost
+        return self.shard
+
+
+def test_idle_workers_of_a_lost_machine_are_not_charged_to_a_shard():
+    ray = FakeRay()
+    crew = cluster_module._Crew(ray, ray.hire, [0, 1])
+    crew.start(9)
+    found = []
+    while crew.busy:
+        found += crew.next_answers("never")
+    assert sorted(found) == [0, 1] and ray.refused == 8
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_where_judges_have_no_room_beside_the_network_they_look_later(shown, tmp
     gating, store, requests, cases = shown
     log, asked = gating.log(tmp_path / "log"), []
 
-    def full(look, cases):
+    def full(look, cases, room):
         asked.append(look)
         raise NoRoom("full")
 

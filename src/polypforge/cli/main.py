@@ -304,6 +304,9 @@ def _memory_error(error: Exception) -> None:
     from polypforge.models.memory import is_out_of_memory
 
     if is_out_of_memory(error):
-        print("polypforge: out of memory: ask for less at once (--batch-size, --workers, --set training.batch_size), or leave the GPU "
-              "alone (--device cpu).", file=sys.stderr)  # fmt: skip
+        print(
+            "polypforge: out of memory: ask for less at once (--batch-size, --workers, --set training.batch_size with another --out), "
+            "or leave the GPU alone (--device cpu).",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -149,7 +149,8 @@ class Trainer:
         config = self.config
         streams = [(config.seed, "examples", step, self.rank, *([k] if k else [])) for k in range(config.accumulate)]
         drawn = [self.model.training_batch(self.pool, config.batch_size, numpy_rng(*stream)) for stream in streams]
-        return [{k: v.pin_memory() for k, v in batch.items()} for batch in drawn] if torch.cuda.is_available() else drawn
+        pins = self.accelerator.device.type == "cuda" and torch.cuda.is_available()
+        return [{k: v.pin_memory() for k, v in batch.items()} for batch in drawn] if pins else drawn
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         config, progress = self.config, self.progress
@@ -200,7 +201,7 @@ class Trainer:
 
     def _smaller(self) -> str:
         size, times = max(1, self.config.batch_size // 2), 2 * self.config.accumulate
-        return f"run again with --set training.batch_size={size} --set training.accumulate={times}"
+        return f"run again with another --out and --set training.batch_size={size} --set training.accumulate={times}"
 
     def _share_done(self) -> float:
         by_steps = self.progress.step / self.config.max_steps if self.config.max_steps else 0.0
@@ -226,11 +227,15 @@ class Trainer:
         batch = self.model.validation_batch(
             self.validation_pool, self.config.validation_examples, numpy_rng(self.config.seed, "validation")
         )
-        batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
-        with self.ema.applied(self.model), torch.no_grad(), self._autocast():
-            self.model.eval()
-            losses = self.model.validation_losses(batch, seed_from(self.config.seed, "validation noise"))
-        self.model.train()
+        try:
+            losses = self._validation_losses(batch)
+        except (RuntimeError, MemoryError) as error:  # no reason to end a run
+            if not is_out_of_memory(error):
+                raise
+            console.print(f"Not validated at step {self.progress.step}, for want of memory: set training.validation_examples lower.")
+            return
+        finally:
+            self.model.train()
         mean = sum(losses.values()) / len(losses)
         row = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), "validation": mean, **losses}
         self.out.mkdir(parents=True, exist_ok=True)
@@ -242,6 +247,17 @@ class Trainer:
         if mean < self.progress.best_loss:
             self.progress.best_loss = mean
             self._save("best")
+
+    def _validation_losses(self, batch: Batch) -> dict[str, float]:
+        """In portions where training takes portions: means over them, for losses that are no plain means nearly those of the whole."""
+        losses: dict[str, float] = {}
+        seed = seed_from(self.config.seed, "validation noise")
+        with self.ema.applied(self.model), torch.no_grad(), self._autocast():
+            self.model.eval()
+            for part, share in _portions(batch, self._at_once):
+                found = self.model.validation_losses({k: v.to(self.accelerator.device) for k, v in part.items()}, seed)
+                losses = {k: losses.get(k, 0.0) + share * v for k, v in found.items()}
+        return losses
 
     def _preview(self) -> None:
         if self.preview is None or not self._is_main or self._previewed_at == self.progress.step:

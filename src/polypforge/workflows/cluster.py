@@ -101,16 +101,20 @@ class _Crew:
         self._starting: dict[Any, Any] = {}  # what is waited for, and the worker
         self._running: dict[Any, tuple[Any, tuple[Any, int]]] = {}
         self._idle: list[Any] = []
-        self._false_starts = 0
+        self._false_starts = self._patience = 0
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
     def start(self, count: int) -> None:
+        self._patience = RETRIES + count  # a machine that goes as it starts may take many with it
         for _ in range(count):
-            worker = self._hire()
-            self._starting[worker.ready.remote()] = worker
+            self._hire_one()
+
+    def _hire_one(self) -> None:
+        worker = self._hire()
+        self._starting[worker.ready.remote()] = worker
 
     def next_answers(self, why_none_starts: str) -> list[Any]:
         """Waits until something ends: the answer of a shard, or none where a worker was started or lost."""
@@ -128,8 +132,11 @@ class _Crew:
         except (lost.RayActorError, lost.OutOfMemoryError, lost.ObjectLostError) as error:
             self._count(error, entry)
             self._ray.kill(worker)  # it may only be out of reach
-            self.start(1)
+            self._starting |= {idle.ready.remote(): idle for idle in self._idle}  # whose machine may be gone, too
+            self._idle = []
+            self._hire_one()
         else:
+            self._false_starts = 0
             self._idle.append(worker)
             answers = [answer] if entry else []
         while self._idle and self._waiting:
@@ -141,7 +148,7 @@ class _Crew:
         """A worker is lost, with the shard of `entry` or as it started: what it did waits again, unless that is hopeless."""
         if entry is None:
             self._false_starts += 1
-            if getattr(error, "actor_init_failed", False) or self._false_starts > RETRIES:
+            if getattr(error, "actor_init_failed", False) or self._false_starts > self._patience:
                 why = str(error).strip().splitlines()[-1]
                 raise UserError(f"a worker could not start ({why}): every machine needs the same PolypForge.") from None
         else:

@@ -228,14 +228,16 @@ class Gating:
         """Score a batch of stored cases."""
         return self.look_at(look, [store.load(r.id) for r in look.requests])
 
-    def look_at(self, look: Look, cases: Sequence[Case]) -> list[Scored]:
-        """Score a batch: the cases of its requests."""
+    def look_at(self, look: Look, cases: Sequence[Case], room: Room | None = None) -> list[Scored]:
+        """Score a batch: the cases of its requests. room: how many at once, where that isn't as many as usual."""
         first = not look.names <= self._slow
         if not first:
             self._look_at_real_lesions()
         subjects = [Subject.synthetic(case, r) for case, r in zip(cases, look.requests, strict=True)]
         scored: list[Scored] = []
-        for subject, scores in zip(subjects, self._room.run(partial(self.keeper.scores, names=look.names), subjects), strict=True):
+        for subject, scores in zip(
+            subjects, (room or self._room).run(partial(self.keeper.scores, names=look.names), subjects), strict=True
+        ):
             shown = first and subject.lesion.any() and not subject.removed
             scored.append((subject.id, scores, descriptor(subject.case.image, subject.lesion) if shown else None))
         return scored

@@ -83,7 +83,7 @@ def generate_cases(
     opened = open_checked(data, layout, skip_bad, cache=cache if going_on else None, min_cases=1)
     refuse_several_classes(opened)
     load = opened.loader()
-    recipe = opened_recipe(folder, steps, here if engine == "local" else "cpu")
+    recipe = opened_recipe(folder, steps, here if engine == "local" else "cpu", draws=engine == "local")
     asked_for = out / "requests.jsonl"
     if going_on and asked_for.is_file():  # a plan takes long to find
         requests = read_requests(asked_for)
@@ -116,7 +116,8 @@ def generate_cases(
         else:
             done = store.done()
             left = [r for r in requests if r.id not in done]
-            share = math.ceil(len(left) / (workers or max(1, places(device))))  # or some would have nothing to do
+            # As many shards as workers at least, or some would have nothing to do.
+            share = math.ceil(len(left) / (workers or max(1, places(device)))) if left else 1
             shards = shards_of(left, min(SHARD_BATCHES * batch_size, share))
             maker = (folder.resolve(), settings, opened, out.resolve(), provenance, batch_size)
             made, least = 0, batch_size

@@ -62,11 +62,11 @@ def refuse_steps(recipe: str, steps: int | None) -> None:
         cls.with_steps(from_dict(cls.config_class, read_yaml(path).get("model") or {}, str(path)), steps)
 
 
-def opened_recipe(folder: Path, steps: int | None, device: str) -> Recipe:
-    """The recipe of a folder, ready to draw in `steps` steps, or as many as it takes by itself."""
+def opened_recipe(folder: Path, steps: int | None, device: str, draws: bool = True) -> Recipe:
+    """The recipe of a folder, ready to draw in `steps` steps, or as many as it takes by itself. draws: whether it will, in this process."""
     recipe = load_recipe(folder)
     recipe.to(device, memory_format=fast_layout(recipe, torch.device(device)))
-    if next(recipe.parameters(), None) is not None:
+    if draws and next(recipe.parameters(), None) is not None:
         tell_format(device)
     if steps is not None:
         recipe.set_steps(steps)

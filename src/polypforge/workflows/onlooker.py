@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from polypforge.core.types import Case, Request
-from polypforge.models.memory import NoRoom
+from polypforge.models.memory import NoRoom, Room
 from polypforge.quality.gates.score_log import ScoreLog
 from polypforge.workflows.gating import BATCH, SAVE_EVERY, Gating, Scored
 
@@ -28,6 +28,7 @@ class Onlooker:
         self._looks: deque[Future[list[Scored]]] = deque()
         self._collected = 0
         self._room = True  # on the device, beside the network
+        self._beside = Room(BATCH)  # how many at once there
 
     def __enter__(self) -> Onlooker:
         return self
@@ -54,7 +55,7 @@ class Onlooker:
             requests, cases = zip(*self._shown, strict=True)
             look = self._gating.first_look(requests, self._log)
             if look.names and self._room:  # else the scores of an earlier run are there
-                self._looks.append(self._thread.submit(self._gating.look_at, look, cases))
+                self._looks.append(self._thread.submit(self._gating.look_at, look, cases, self._beside))
             self._shown = []
 
     def _collect(self, waiting: int) -> None:
