@@ -51,9 +51,11 @@ def reflected(drawn: NDArray[np.float32]) -> NDArray[np.float32]:
     scale = len(drawn) / 256
     planes = np.dstack([drawn, _darkest(drawn)])
     planes = cv2.GaussianBlur((planes + 1) * np.float32(127.5), (0, 0), scale)
-    side = 2 * round(BLOTCH_PX * scale) + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    matt = cv2.GaussianBlur(cv2.morphologyEx(planes, cv2.MORPH_OPEN, disc), (0, 0), BLOTCH_PX * scale / 2)
+    blotch = BLOTCH_PX * scale / 2
+    small = cv2.resize(planes, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # opening takes fourteen times as long at full size
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(blotch) + 1,) * 2)
+    matt = cv2.GaussianBlur(cv2.morphologyEx(small, cv2.MORPH_OPEN, disc), (0, 0), blotch / 2)
+    matt = cv2.resize(matt, planes.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     above = (planes - matt).clip(0)
     light = (above[..., 3:] - LEAST).clip(0)
     return above * (light / np.maximum(above[..., 3:], LEAST))
