@@ -88,7 +88,7 @@ def test_an_interruption_waits_for_no_case_that_was_not_begun(shown, tmp_path, m
     monkeypatch.setattr(onlooker, "MOST_WAITING", 9)
     begun, go = [], threading.Event()
 
-    def slow(look, cases):
+    def slow(look, cases, room):
         begun.append(look)
         go.wait(60)
         return []
