@@ -48,15 +48,7 @@ def sampling(setting: Setting) -> Contest:
     few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail).eval()
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
-    sides = [
-        Side(
-            f"batches of {len(jobs)}, {ours}, {r.config.base_steps} steps ({'fitted' if r.config.solver() else '2M'})",
-            partial(r.generate, jobs),
-            len(jobs),
-            _tflop(r, jobs),
-        )
-        for r in (recipe, few)
-    ]
+    sides = [_in_batches(r, jobs, r.config.base_steps, "fitted" if r.config.solver() else "2M") for r in (recipe, few)]
     for precision in dict.fromkeys(("float32", ours)):
         name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
         sides.append(Side(name, _in_turn(jobs, partial(plain_forge, recipe, steps=PLAIN_STEPS, fast=precision == "bf16")), 1))
@@ -74,15 +66,7 @@ def sampling_inpaint(setting: Setting) -> Contest:
     same = PolypGen(config, backbone)
     quick = PolypGen(replace(config, steps=INPAINT_STEPS, sampler="dpmpp_2m"), backbone)
     jobs, ours = setting.jobs(setting.batch_size), fast_format(setting.device)
-    sides = [
-        Side(
-            f"batches of {len(jobs)}, {ours}, {r.config.steps} steps ({r.config.sampler})",
-            partial(r.generate, jobs),
-            len(jobs),
-            _tflop(r, jobs),
-        )
-        for r in (quick, same)
-    ]
+    sides = [_in_batches(r, jobs, r.config.steps, r.config.sampler) for r in (quick, same)]
     pipeline = backbone.pipeline()
     pipeline.set_progress_bar_config(disable=True)
     for precision in dict.fromkeys(("float32", ours)):
@@ -105,16 +89,17 @@ def sampling_ddpm(setting: Setting) -> Contest:
     theirs = GaussianDiffusion(
         Unmasked(recipe), image_size=config.size_px, timesteps=DDPM_STEPS, objective="pred_x0", beta_schedule="cosine"
     ).to(setting.device)
-    ours = fast_format(setting.device)
-    sides = [
-        Side(f"batches of {len(jobs)}, {ours}, {r.config.steps} steps ({r.config.sampler})", partial(r.generate, jobs), len(jobs))
-        for r in (recipe, quick)
-    ]
+    sides = [_in_batches(r, jobs, r.config.steps, r.config.sampler) for r in (recipe, quick)]
     name = f"batches of {len(jobs)}, float32, {DDPM_STEPS} steps (denoising-diffusion-pytorch)"
     plain = Side(name, partial(_without_bar, partial(theirs.sample, batch_size=len(jobs))), len(jobs))
     return Contest(
         "sampling_ddpm", f"a frame of {config.size_px} px, polyp_ddpm", [*sides, plain], "starter size, random weights: time, not quality"
     )
+
+
+def _in_batches(recipe: Recipe, jobs: Sequence[Job], steps: int, sampler: str) -> Side:
+    name = f"batches of {len(jobs)}, {fast_format(next(recipe.parameters()).device)}, {steps} steps ({sampler})"
+    return Side(name, partial(recipe.generate, jobs), len(jobs), _tflop(recipe, jobs))
 
 
 def _in_turn(jobs: Sequence[Job], draw: Callable[[Sequence[Job]], object]) -> Callable[[], object]:
