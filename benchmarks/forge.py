@@ -4,7 +4,8 @@
 
 Every model answers the same requests. Lesions are compared in their surroundings (window of twice their size) with the real lesions of the
 same frames. Detail: how strong lesions are in octaves of 1, 2, 4 and 8 pixels of a window of 256, without highlights or outline, as a share
-of the real ones (medians). OUT/sheet.png shows the same requests, one row a model, the real frame on top.
+of the real ones (medians). Glare: share of the lesion whose darkest channel exceeds 200 (median), bright spots of at least 4 pixels of
+that window (mean), and pixels of the largest (median). OUT/sheet.png shows the same requests, one row a model, the real frame on top.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ ENCODERS = ("starter:encoder", "random_vgg")
 SHOWN = 8
 DETAIL_PX, DETAIL_SCALE, OCTAVES = 256, 1.75, (1, 2, 4, 8)  # the model's own window
 LEAST_PX = 300
+BRIGHT, LEAST_SPOT_PX = 200, 4
 PLAIN = -1  # in place of a number of steps
 
 
@@ -74,10 +76,11 @@ def main() -> None:
     step = float(np.median([boundary_sharpness(*pair) for pair in real]))
     print(f"{len(requests)} requests on {len(frames)} validation frames; {len(real)} real lesions; median step {step:.2f}")
     strength = _octaves(real)
-    print(
-        "| model | KID x 1000, starter | Fréchet, random VGG | coverage | sliced W. 128 | step at outline | detail | accepted | s a case |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ["model", "KID x 1000, starter", "Fréchet, random VGG", "coverage", "sliced W. 128", "step at outline", "detail"]
+    columns += ["glare, spots, largest", "accepted", "s a case"]
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
+    print(f"| real | | | | | | | {_spots(real)} | | |")
     rows = [[_window(by_name[r.background], region_mask(r.region, by_name[r.background].size)) for r in requests[:SHOWN]]]
     for name, steps in product(given.model, [*(given.steps or [None]), *([PLAIN] if given.plain else [])]):
         recipe = load_recipe(locate(name)).float()
@@ -105,7 +108,8 @@ def main() -> None:
             f"| {name} | {near:.2f} ({low:.2f}-{high:.2f}) | {frechet(truth[1], found[1]):.1f} | "
             f"{manifold_measures(truth[0], found[0])['coverage']:.2f} | {next(iter(sliced.values())):.0f} | {np.median(sharp):.2f} "
             f"({'-'.join(f'{v:.2f}' for v in bootstrap_interval(sharp))} mean) | "
-            f"{', '.join(f'{v:.2f}' for v in _octaves(drawn) / strength)} | {kept}/{len(requests)} ({a:.0%}-{b:.0%}) | {spent:.2f} |",
+            f"{', '.join(f'{v:.2f}' for v in _octaves(drawn) / strength)} | "
+            f"{_spots(drawn)} | {kept}/{len(requests)} ({a:.0%}-{b:.0%}) | {spent:.2f} |",
             flush=True,
         )
         rows.append([_window(c, region_mask(r.region, c.size)) for c, r in zip(made[:SHOWN], requests[:SHOWN], strict=True)])
@@ -135,6 +139,21 @@ def _octaves(lesions: list[tuple[Image, Mask]]) -> NDArray[np.float64]:
         blurred += [cv2.GaussianBlur(blurred[0], (0, 0), sigma) for sigma in OCTAVES]
         found.append([(a - b)[inside].std() for a, b in pairwise(blurred)])
     return np.median(found, axis=0)
+
+
+def _spots(lesions: list[tuple[Image, Mask]]) -> str:
+    glare, count, largest = [], [], []
+    for image, mask in lesions:
+        window = around_mask(mask, DETAIL_SCALE, LEAST_WINDOW_PX)
+        inside = window.crop_mask(mask, DETAIL_PX)
+        if inside.sum() < LEAST_PX:
+            continue
+        bright = (darkest_channel(window.crop(image, DETAIL_PX)) > BRIGHT) & inside
+        areas = [int(part.sum()) for part in components(bright, LEAST_SPOT_PX)]
+        glare.append(bright.sum() / inside.sum())
+        count.append(len(areas))
+        largest.append(max(areas, default=0))
+    return f"{np.median(glare):.3f}, {np.mean(count):.1f}, {np.median(largest):.0f}"
 
 
 def _window(case: Case, region: Mask) -> Image:
