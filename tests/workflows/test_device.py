@@ -28,12 +28,12 @@ def test_devices_are_checked(monkeypatch):
 
 def test_a_device_without_bf16_is_told_once(monkeypatch, capsys):
     tell_format.cache_clear()
-    monkeypatch.setattr("polypforge.models.precision.has_fast_bf16", lambda device: False)
+    monkeypatch.setattr("polypforge.workflows.device.has_fast_bf16", lambda device: False)
     tell_format("cpu")
     tell_format("cpu")
     assert capsys.readouterr().err.count("no bf16 units: it computes in float32") == 1
     tell_format.cache_clear()
-    monkeypatch.setattr("polypforge.models.precision.has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("polypforge.workflows.device.has_fast_bf16", lambda device: True)
     tell_format("cpu")
     assert capsys.readouterr().err == ""
 

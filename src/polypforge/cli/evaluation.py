@@ -15,7 +15,10 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for the table, the figures and the curves. The same command resumes.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="sampling, sampling_{inpaint,ddpm}, training, training_ddpm, loading, gating, proposals, measures or growth."),
+        typer.Option(
+            help="sampling, sampling_inpaint, sampling_ddpm, training, training_ddpm, loading, gating, proposals, measures or growth; "
+            "may be repeated."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each side runs.")] = 5,
     side: Annotated[int, typer.Option(help="Side of the phantom frames in pixels.")] = 256,

@@ -46,7 +46,7 @@ class SourceCase:
         mask, classes = None, {}
         if self.read_masks is None:
             self._refuse_boxes_outside(*image.shape[:2])
-        if self.read_masks is not None:
+        else:
             classes = self.read_masks()
             for part in classes.values():
                 if part.shape != image.shape[:2]:

@@ -24,13 +24,6 @@ def fast_format(device: torch.device) -> str:
     return "bf16" if has_fast_bf16(device) else "float32"
 
 
-def told_format(device: torch.device) -> str:
-    """What to tell someone whose device lacks bf16; "" where it has it."""
-    if has_fast_bf16(device):
-        return ""
-    return f"This {'CPU' if device.type == 'cpu' else 'GPU'} has no bf16 units: it computes in float32, two to three times as long."
-
-
 def fast_inference(device: torch.device) -> AbstractContextManager:
     """Autocast to bf16 where that is faster; float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16) if has_fast_bf16(device) else nullcontext()

@@ -47,8 +47,11 @@ def wait_until_seen(missing: Callable[[], int], what: str, folder: Path) -> None
 
 def places(device: str) -> int:
     """How many workers the cluster has room for: one for each GPU, where they are to use them, or for each core."""
-    nodes, gpu = _nodes(_ray(), device)
-    return int(sum(node.get("GPU" if gpu else "CPU", 0) for node in nodes))
+    return _room(*_nodes(_ray(), device))
+
+
+def _room(nodes: Sequence[dict[str, float]], gpu: bool) -> int:
+    return sum(int(node.get("GPU" if gpu else "CPU", 0)) for node in nodes)
 
 
 def _nodes(ray: Any, device: str) -> tuple[list[dict[str, float]], bool]:
@@ -71,8 +74,7 @@ def on_cluster(
         return
     ray = _ray()
     nodes, gpu = _nodes(ray, device)
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    room = places(device)
+    cpus, room = [int(node.get("CPU", 0)) for node in nodes], _room(nodes, gpu)
     count = min(workers or max(1, room), len(shards))
     if count > room:
         raise UserError(f"the cluster has {room} {'GPUs' if gpu else 'cores'} for {count} workers: ask for fewer with --workers.")

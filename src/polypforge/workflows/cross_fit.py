@@ -18,9 +18,9 @@ from polypforge.data.source import Source, SourceCase, shows_lesion
 from polypforge.data.split import components
 from polypforge.quality.cross_fitted import CrossFitted
 from polypforge.quality.judges import JUDGES, load_judge
-from polypforge.workflows.opened import Opened, keep_report, open_checked
+from polypforge.workflows.opened import Opened, keep_report, open_folders
 from polypforge.workflows.overlap import overlap
-from polypforge.workflows.run_folder import claim, refuse_nesting, resumes
+from polypforge.workflows.run_folder import claim, resumes
 from polypforge.workflows.train import read_settings, refuse_interrupted, train
 
 NAMES = tuple(JUDGES)
@@ -58,14 +58,11 @@ def cross_fit(
     of_fold = replace(training, budget_seconds=each)
     given = {"name": name, "data": [str(Path(d).resolve()) for d in data], "folds": folds, "set": list(assignments)}
     command = f"train {name} --folds"
-    going_on = resumes(out, command, given)
-    checks = [out / "checks" / f"{content_hash(str(d))}.json" for d in data]
-    for folder in data:
-        refuse_nesting(Path(folder), out)
-    opened = [open_checked(Path(d), layout, skip_bad, cache=c if going_on else None) for d, c in zip(data, checks, strict=True)]
+    folders = open_folders(data, out, layout, skip_bad, resumes(out, command, given))
     claim(out, command, given)
-    for checked, path in zip(opened, checks, strict=True):
-        keep_report(checked, path)
+    for checked, report in folders:
+        keep_report(checked, report)
+    opened = [o for o, _ in folders]
     parts = fold_of([o.cases("train") for o in opened], [*(p for o in opened for p in o.report.pairs), *shared_scenes(opened, out)], folds)
     apart = [sum(part == fold for part in parts.values()) for fold in range(folds)]
     console.print(f"{folds} judges, which never see {', '.join(map(str, apart))} of {len(parts)} training cases.")

@@ -9,7 +9,7 @@ import torch
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.models.precision import told_format
+from polypforge.models.precision import has_fast_bf16
 
 
 def refuse_batch_size(batch_size: int) -> None:
@@ -43,5 +43,8 @@ def device_here(name: str, engine: str) -> str:
 @cache
 def tell_format(device: str) -> None:
     """Once: that the device is slower than it might be, where it has no bf16."""
-    if told := told_format(torch.device(device)):
-        console.print(told)
+    kind = torch.device(device)
+    if not has_fast_bf16(kind):
+        console.print(
+            f"This {'CPU' if kind.type == 'cpu' else 'GPU'} has no bf16 units: it computes in float32, two to three times as long."
+        )

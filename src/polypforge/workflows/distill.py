@@ -22,7 +22,7 @@ from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.forge.distill import distilled, passes
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.workflows.device import device_of
-from polypforge.workflows.opened import Opened, files_of, open_checked
+from polypforge.workflows.opened import Opened, files_of, open_checked, refuse_without_lesions
 from polypforge.workflows.plan import make_planner
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes
 
@@ -67,8 +67,7 @@ def distill(
     }  # fmt: skip
     resumes(out, "distill", settings)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
-    if not opened.lesions("train"):
-        raise UserError(f"{data}: no training case shows a lesion, so there is nothing to draw lesions like: add labelled frames.")
+    refuse_without_lesions(opened)
     claim(out, "distill", settings)
     missing = [count for count in asked if not _kept(out, count).exists()]
     started = time.monotonic()

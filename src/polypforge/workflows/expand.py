@@ -32,7 +32,15 @@ from polypforge.workflows.finetune import finetune
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
 from polypforge.workflows.onlooker import Onlooker
-from polypforge.workflows.opened import Opened, files_of, fingerprint_of, keep_report, open_checked, refuse_several_classes
+from polypforge.workflows.opened import (
+    Opened,
+    files_of,
+    fingerprint_of,
+    keep_report,
+    open_checked,
+    refuse_several_classes,
+    refuse_without_lesions,
+)
 from polypforge.workflows.plan import AnyPlanner, check_wish, make_planner
 from polypforge.workflows.report_expand import write_report
 from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
@@ -125,9 +133,7 @@ def expand(
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
     refuse_what_cannot_be_expanded(opened)
-    if not opened.lesions("train"):
-        kind = "shows a lesion" if opened.cases("train") else "is left, as all are held out (test.txt, or a split column)"
-        raise UserError(f"{data}: no training case {kind}, so there is nothing to draw lesions like: add labelled frames.")
+    refuse_without_lesions(opened)
     if source.folder:
         generator = opened_recipe(source.folder, steps, device_of(device))
     else:

@@ -146,12 +146,11 @@ def _refuse_undrawable(requests: Sequence[Request], recipe: Recipe, opened: Open
             raise UserError(f"{asked} is held out: what learns from it can't be tested on that frame. Leave the request out.")
         if request.parent and request.parent not in ids:
             raise UserError(f"{where[request.id]}: its parent {request.parent} is not among the requests.")
-        if "background" in recipe.needs and not request.background:
-            raise UserError(f"{where[request.id]}: it names no background, which {recipe.name} needs: add one, or plan requests anew.")
-    edits = sorted((r for r in requests if r.background and r.region), key=lambda r: r.background)  # each frame is read once
-    for request in shown("looking at regions", edits):
+    if "background" not in recipe.needs:
+        return
+    for request in shown("looking at regions", sorted(requests, key=lambda r: r.background)):  # each frame is read once
         try:
-            View.of(Job(request, load(request.background)), 1.0, 1.0)
+            View.of(Job(request, load(request.background) if request.background else None), 1.0, 1.0)
         except UserError as error:
             raise UserError(f"{where[request.id]}: {error}") from None
 

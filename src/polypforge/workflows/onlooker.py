@@ -27,8 +27,7 @@ class Onlooker:
         self._shown: list[tuple[Request, Case]] = []
         self._looks: deque[Future[list[Scored]]] = deque()
         self._collected = 0
-        self._room = True  # on the device, beside the network
-        self._beside = Room(BATCH)  # how many at once there
+        self._room: Room | None = Room(BATCH)  # on the device, beside the network; None where there is none
 
     def __enter__(self) -> Onlooker:
         return self
@@ -55,7 +54,7 @@ class Onlooker:
             requests, cases = zip(*self._shown, strict=True)
             look = self._gating.first_look(requests, self._log)
             if look.names and self._room:  # else the scores of an earlier run are there
-                self._looks.append(self._thread.submit(self._gating.look_at, look, cases, self._beside))
+                self._looks.append(self._thread.submit(self._gating.look_at, look, cases, self._room))
             self._shown = []
 
     def _collect(self, waiting: int) -> None:
@@ -63,7 +62,7 @@ class Onlooker:
             try:
                 scored = self._looks.popleft().result()
             except NoRoom:  # `judge` asks again when the network is done
-                self._room = False
+                self._room = None
                 continue
             for row in scored:
                 self._log.add(*row)

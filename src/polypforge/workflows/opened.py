@@ -18,7 +18,7 @@ from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase, state_of
 from polypforge.data.split import components, scenes_of, split_cases
-from polypforge.workflows.run_folder import RUN_FILE
+from polypforge.workflows.run_folder import RUN_FILE, refuse_nesting
 
 MIN_CASES = 4
 NEAR_HELD_OUT = "near-duplicate of a held-out case"  # a reason to leave a training case out
@@ -194,6 +194,25 @@ def _leaking(cases: Sequence[SourceCase], pairs: Sequence[tuple[str, str]]) -> s
         top = max(rank[c.split] for c in members)
         found |= {c.name for c in members if rank[c.split] < top}
     return found
+
+
+def open_folders(data: Sequence[str | Path], out: Path, layout: str, skip_bad: bool, going_on: bool) -> list[tuple[Opened, Path]]:
+    """The folders that a run in `out` learns from, each with the file for its report, which is read where the run goes on.
+
+    Writes nothing: see `keep_report`. Raises UserError as `open_checked` does, and for a run inside its data.
+    """
+    for folder in data:
+        refuse_nesting(Path(folder), out)
+    files = [out / "checks" / f"{content_hash(str(folder))}.json" for folder in data]
+    caches = files if going_on else [None] * len(files)
+    return [(open_checked(Path(d), layout, skip_bad, cache=c), f) for d, c, f in zip(data, caches, files, strict=True)]
+
+
+def refuse_without_lesions(opened: Opened) -> None:
+    """What is to be drawn is drawn like the lesions of the training cases."""
+    if not opened.lesions("train"):
+        kind = "shows a lesion" if opened.cases("train") else "is left, as all are held out (test.txt, or a split column)"
+        raise UserError(f"{opened.source.path}: no training case {kind}, so there is nothing to draw lesions like: add labelled frames.")
 
 
 def fingerprint_of(source: Source) -> str:

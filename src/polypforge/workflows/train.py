@@ -36,8 +36,8 @@ from polypforge.training.private import PrivateTrainer, refuse_not_private
 from polypforge.workflows.deidentify import without_text
 from polypforge.workflows.device import device_of, tell_format
 from polypforge.workflows.dry_run import plan, refuse_too_large, speed
-from polypforge.workflows.opened import Opened, files_of, keep_report, open_checked
-from polypforge.workflows.run_folder import FILES, claim, refuse_nesting, resumes, versions
+from polypforge.workflows.opened import Opened, files_of, keep_report, open_folders
+from polypforge.workflows.run_folder import FILES, claim, resumes, versions
 from polypforge.workflows.trainables import build, shipped_config, trainable_class
 
 PREVIEWS = 12
@@ -158,10 +158,8 @@ def train(
         settings["weights"] = {name: weights_hash(locate(name)) for name in sorted(named)}
     settings |= {"layout": layout, "skip_bad": skip_bad, FILES: [files_of(Path(folder), layout) for folder in data]}
     going_on = main and resumes(out, f"train {name}", settings)
-    checks = [out / "checks" / f"{content_hash(str(d))}.json" for d in data]
-    for folder in data:
-        refuse_nesting(Path(folder), out)
-    opened = [open_checked(Path(d), layout, skip_bad, cache=c if going_on else None) for d, c in zip(data, checks, strict=True)]
+    folders = open_folders(data, out, layout, skip_bad, going_on)
+    opened = [o for o, _ in folders]
     unwanted = set(leave_out)
     sources = {
         split: [c for o in opened for c in (o.to_learn(split, training.seed) if model.about_lesions else o.cases(split))]
@@ -171,8 +169,8 @@ def train(
         raise UserError(f"{', '.join(map(str, data))}: no case is left to learn from; all are held out (test.txt, or a split column).")
     if main:
         claim(out, f"train {name}", settings)
-        for checked, path in zip(opened, checks, strict=True):
-            keep_report(checked, path)
+        for checked, report in folders:
+            keep_report(checked, report)
     train_cases = [c.load() for c in sources["train"] if c.name not in unwanted]
     held_cases = [c.load() for c in sources["val"]]
     variety = VARIETIES[phantom.variety]
@@ -193,7 +191,7 @@ def train(
         raise UserError(f"no case of the data can train {name}: it needs masks that show a lesion (not boxes) and sharp frames.")
     preview = _previewer(out, held, model) if isinstance(model, Recipe) else None
     if training.precision == "bf16":
-        tell_format(device_of(device))
+        tell_format(device)
     kind = PrivateTrainer if training.privacy else Trainer
     trainer = kind(model, pool, held, out, training, preview=preview, device=device)
     progress = trainer.run()
