@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -137,22 +136,20 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
         console.print(f"Left out: {text}")
     if len(faults) > MOST_FAULTS:
         console.print(f"And {len(faults) - MOST_FAULTS} more (polypforge data check {data}).")
+
+    def of(name: str, before: str) -> str:
+        """A case that can't be read today keeps its split: it must not come back in another one."""
+        return split.of.get(name, "") if name in usable else before
+
     if out is not None:
-        # A case that can't be read today keeps its split, here and below: it must not come back in another one.
-        of = {c.name: split.of.get(c.name, "") if c.name in usable else c.split for c in source.cases}
         for name in SPLITS:
-            write_text(out / f"{name}.txt", "".join(f"{c.name}\n" for c in source.cases if of[c.name] == name))
+            write_text(out / f"{name}.txt", "".join(f"{c.name}\n" for c in source.cases if of(c.name, c.split) == name))
     else:
         rows = read_jsonl(data / METADATA)
-        write_jsonl(data / METADATA, (row | {"split": _new_split(row, split.of, usable)} for row in rows))
+        write_jsonl(data / METADATA, (row | {"split": of(Path(row["image_file_name"]).stem, row.get("split", ""))} for row in rows))
     return {
         "counts": split.counts(),
         "left_out": list(split.left_out),
         "links": len(report.pairs),
         "crossing": crossing(split, cases, report.pairs),
     }
-
-
-def _new_split(row: dict[str, Any], of: Mapping[str, str], usable: set[str]) -> str:
-    name = Path(row["image_file_name"]).stem
-    return of.get(name, "") if name in usable else row.get("split", "")
