@@ -83,12 +83,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder", default="starter:encoder")
+    parser.add_argument("--model", default="starter:forge", help="what turns polyps to normal")
     parser.add_argument("--frames", type=int, default=250)
     parser.add_argument("--part", choices=("choose", "report"), default="report", help="Settings were chosen on one half.")
     parser.add_argument("--controls", type=int, default=120)
     given = parser.parse_args()
     folder = given.out / "database"
-    print(build_references(given.data, folder, encoder=given.encoder))
+    print(build_references(given.data, folder, model=given.model, encoder=given.encoder))
     encoder = open_encoder(given.encoder)
     database = ReferenceDatabase.open(folder, encoder)
     vectors = database.vectors()
@@ -122,13 +123,13 @@ def main() -> None:
     print(f"\n| boxes, best of {COUNT} | share of frames hit (95 %) | n |\n| --- | --- | --- |")
     for name, way in ways.items():
         print(row(name, [hit(way(q), q.truth) for q in queries]), flush=True)
-    control(given.data, given.out, database, encoder, habit, full, given.controls)
+    control(given.data, given.model, database, encoder, habit, full, given.controls)
 
 
-def control(data: Path, out: Path, database: ReferenceDatabase, encoder, habit, config: ProposerConfig, count: int) -> None:
+def control(data: Path, model: str, database: ReferenceDatabase, encoder, habit, config: ProposerConfig, count: int) -> None:
     """Frames with a repainted place that bore no polyp, beside the place that did."""
     opened = open_checked(data, min_cases=1)
-    recipe = load_recipe(locate("starter:forge"))
+    recipe = load_recipe(locate(model))
     cases = {c.name: c for c in opened.cases("train")}
     hits: dict[str, list[float]] = {"place that bore a polyp": [], "place that was repainted only": [], "of the latter, by habits": []}
     names = [database.references[i].name for i in numpy_rng("controls").permutation(len(database))]

@@ -10,6 +10,7 @@ from polypforge.data.folder import write_data_set
 from polypforge.data.layouts import open_source
 from polypforge.phantom.render import render
 from polypforge.recipes import RECIPES, load_recipe
+from polypforge.training.loop import Trainer
 from polypforge.workflows.expand import expand
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.generator import generator_source
@@ -49,6 +50,27 @@ def test_expand_follows_a_wish_and_refuses_senseless_ones(data, tmp_path):
     with pytest.raises(UserError, match="draws whole frames"):
         expand(data, tmp_path / "other", 3, recipe="polyp_ddpm", want="match")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_training_that_was_stopped_is_no_result_and_goes_on(data, tmp_path, monkeypatch):
+    small = [
+        "model.steps=2",
+        "training.batch_size=2",
+        "training.validate_every=0",
+        "training.preview_every=0",
+        "training.budget_seconds=null",
+    ]
+    step = Trainer._step
+
+    def stopped(self, batches):
+        self.stop_asked = self.progress.step == 1
+        return step(self, batches)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "_step", stopped)
+        train("polyp_ddpm", [data], tmp_path / "run", assignments=[*small, "training.max_steps=3"], device="cpu")
+    assert (tmp_path / "run" / "checkpoints").is_dir() and not (tmp_path / "run" / "result.json").exists()
+    assert train("polyp_ddpm", [data], tmp_path / "run", assignments=[*small, "training.max_steps=3"], device="cpu")["step"] == 3
 
 
 def test_pairs_of_an_outside_generator_pass_the_same_gate(data, tmp_path):

@@ -11,13 +11,13 @@ from polypforge.workflows.train import read_settings
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """Calls of `train`, which ends as it was told; `settings` changes what configurations say."""
+    """Calls of `train`; `settings` changes what configurations say, and names what Ctrl-C stops."""
     calls, settings = {}, {}
 
     def train(kind, data, out, assignments=(), budget_seconds=None, device="auto"):
         calls[out.name] = {"data": len(data), "budget": budget_seconds, "steps": [a for a in assignments if "max_steps" in a]}
-        steps = int(assignments[0].split("=")[1]) if assignments else 7
-        return {"step": steps, "seconds": (budget_seconds or 0) - settings.get("short", 0)}
+        if kind == settings.get("stopped"):
+            raise KeyboardInterrupt
 
     def read(*rest):
         *others, training, phantom = read_settings(*rest)
@@ -50,7 +50,7 @@ def test_steps_may_end_a_training_in_place_of_time(trained):
 
 def test_an_interrupted_training_interrupts_all(trained):
     calls, settings, data = trained
-    settings["short"] = 5
+    settings["stopped"] = "window_segmenter"
     with pytest.raises(KeyboardInterrupt):
         starter.build_starter(data, data / "out")
-    assert "forge" not in calls
+    assert "window_segmenter" in calls and "forge" not in calls

@@ -74,7 +74,8 @@ def split(
     from polypforge.workflows.data import split_data
 
     result = split_data(data, shares, seed, out, layout)
-    left = f", {len(result['left_out'])} left out: they tie two splits together" if result["left_out"] else ""
+    named = ", ".join(result["left_out"][:8]) + (" ..." if len(result["left_out"]) > 8 else "")
+    left = f", {len(result['left_out'])} left out, which tie two splits together ({named})" if result["left_out"] else ""
     counts = ", ".join(f"{k} {v}" for k, v in result["counts"].items())
     emit(result, as_json, f"{counts}{left}; {result['links']} links between cases, {result['crossing']} of them cross splits")
 

@@ -74,7 +74,7 @@ def expand(
     out: Annotated[Path, typer.Option(help="Folder for the expanded data set. The same command resumes an interrupted run.")],
     num: Annotated[int, typer.Option(help="How many accepted synthetic cases to make.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Kind of generator: forge (default), polyp_gen ... Without --model, it is trained on the data first.")
+        str | None, typer.Option(help="Kind of generator: forge (default), polyp_gen ... Without --model, all but forge are trained first.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Generator: run folder, saved folder, hub id, or starter:NAME.")] = None,
     steps: Steps = None,

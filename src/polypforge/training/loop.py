@@ -208,9 +208,14 @@ class Trainer:
         by_time = self.progress.seconds / self.config.budget_seconds if self.config.budget_seconds else 0.0
         return min(1.0, max(by_steps, by_time))
 
+    @property
+    def is_through(self) -> bool:
+        """Whether the budget was spent; else the run was stopped, and goes on when it is called again."""
+        return self._share_done() >= 1
+
     def _finished(self) -> bool:
         """All processes must leave the loop at the same step, so they vote."""
-        mine = self.stop_asked or self._share_done() >= 1
+        mine = self.stop_asked or self.is_through
         if self.accelerator.num_processes == 1:
             return mine
         told = torch.tensor([float(mine), self.progress.seconds if self._is_main else 0.0], device=self.accelerator.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -122,7 +122,7 @@ def audit(
     thresholds = dict.fromkeys(compared, COPIED)
     thresholds |= {k: max(COPIED, float(np.quantile([m.correlation for m in v], 1 - false_positives / 2))) for k, v in null.items()}
     unseen = {k: _matches(k, t, others, synthetic=False) for k, t in training.items()}
-    _refuse_overlap(unseen.get("frame", []), train)
+    _refuse_overlap(unseen.get("frame", []), training, train)
     found: list[Likeness] = []
     for kind, index in training.items():
         compare = partial(_likenesses, kind, cases=whole if kind == "frame" else made, threshold=thresholds[kind])
@@ -225,10 +225,11 @@ def _likest(rows: list[Likeness], others: list[Likeness]) -> list[Likeness]:
     return list(best.values())
 
 
-def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], train: Path) -> None:
+def _refuse_overlap(frames: Sequence[tuple[str, int, Match]], training: Mapping[str, TrainingPictures], train: Path) -> None:
     shared = [(name, m) for name, _, m in frames if m.correlation > OVERLAP]
     if shared:
-        names = ", ".join(f"'{name}' (correlation {m.correlation:.2f})" for name, m in shared[:8])
+        of = training["frame"].origins
+        names = ", ".join(f"'{name}' and '{of[m.index].case}' (correlation {m.correlation:.2f})" for name, m in shared[:8])
         more = f" and {len(shared) - 8} more" if len(shared) > 8 else ""
         raise UserError(f"{len(shared)} held-out frames show pictures of {train}, too: {names}{more}. Leave them out of the held-out set.")
 

@@ -21,7 +21,7 @@ from polypforge.quality.judges import JUDGES, load_judge
 from polypforge.workflows.opened import Opened, keep_report, open_folders
 from polypforge.workflows.overlap import overlap
 from polypforge.workflows.run_folder import claim, resumes
-from polypforge.workflows.train import read_settings, refuse_interrupted, train
+from polypforge.workflows.train import read_settings, train
 
 NAMES = tuple(JUDGES)
 
@@ -55,7 +55,6 @@ def cross_fit(
     _refuse_shared_names([open_source(Path(d), layout) for d in data])
     training = read_settings(name, config, assignments, budget_seconds)[2]
     each = training.budget_seconds / folds if training.budget_seconds else None
-    of_fold = replace(training, budget_seconds=each)
     given = {"name": name, "data": [str(Path(d).resolve()) for d in data], "folds": folds, "set": list(assignments)}
     command = f"train {name} --folds"
     folders = open_folders(data, out, layout, skip_bad, resumes(out, command, given))
@@ -72,7 +71,6 @@ def cross_fit(
         result = train(
             name, data, out / f"fold-{fold}", config=config, assignments=assignments, budget_seconds=each, leave_out=left_out, **options
         )
-        refuse_interrupted(result, of_fold)
         results.append(result)
     with whole_folder(out / "model") as folder:
         CrossFitted([load_judge(out / f"fold-{k}" / "model") for k in range(folds)], parts).save_pretrained(folder)

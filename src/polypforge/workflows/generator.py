@@ -86,7 +86,7 @@ def train_here(
 ) -> Path:
     """Train the recipe on the data in `out`, for the budget or as long as its starter configuration says; returns the weights' folder."""
     sets = [] if source.recipe == "folder" else [data]
-    result = train(
+    train(
         source.recipe,
         sets,
         out,
@@ -97,7 +97,4 @@ def train_here(
         skip_bad=skip_bad,
         offline=offline,
     )
-    planned = budget_seconds or (read_yaml(shipped_config(source.recipe))["training"].get("budget_seconds") or 0)
-    if result["step"] and result["seconds"] < planned:
-        raise KeyboardInterrupt  # stopped by Ctrl-C: the same command goes on
     return out / "model"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from polypforge.recipes.copy_paste.paste import FIT, paste_lesion
 from polypforge.reporting.panels import sheet, strip
 from polypforge.workflows.distill import distill
 from polypforge.workflows.opened import Opened, open_checked
-from polypforge.workflows.train import read_settings, refuse_interrupted, train
+from polypforge.workflows.train import read_settings, train
 
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
@@ -58,8 +58,7 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
         steps = max(1, round(training.max_steps * budget_share)) if training.max_steps is not None else None
         data_of = () if name == LEARNER else folders
         ends = () if steps is None else (f"training.max_steps={steps}",)
-        result = train(kind, data_of, out / name, assignments=ends, budget_seconds=budget, device=device)
-        refuse_interrupted(result, replace(training, budget_seconds=budget, max_steps=steps))
+        train(kind, data_of, out / name, assignments=ends, budget_seconds=budget, device=device)
     distill(folders[0], out / FEW, model=str(out / FORGE), device=device)
     return pack_starter(folders, out, device)
 
@@ -219,7 +218,7 @@ work in) and `lesion_segmenter` (where the segmenters of `downstream fair` set o
 (Ali et al., Scientific Data 2023): research and education only, so the weights are too. Held-out: Kvasir-SEG's `test.txt` and PolypGen centre 5; no weight and no setting of
 the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
-**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/window_segmenter/starter.yaml`, `configs/lesion_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
+**Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/overlay_finder/starter.yaml`, `configs/window_segmenter/starter.yaml`, `configs/lesion_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
 weights of the last step are shipped, with two, three and four steps that `polypforge distill` fitted to them on training frames of Kvasir-SEG.
 
 **Figures** on held-out frames: half of the requests repaint the frame's lesion with a new one, half add a second lesion. The judge was trained on other frames than these. Copy-paste is Poisson

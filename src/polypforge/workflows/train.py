@@ -63,14 +63,6 @@ class PhantomMix:
             raise ValueError(f"frames is not negative, and size at least {LEAST_PX}")
 
 
-def refuse_interrupted(result: Mapping[str, Any], training: TrainingConfig) -> None:
-    """Raises KeyboardInterrupt when `train` came back before it was through: the same command goes on."""
-    of_time = training.budget_seconds is not None and result["seconds"] >= training.budget_seconds
-    of_steps = training.max_steps is not None and result["step"] >= training.max_steps
-    if not (of_time or of_steps):
-        raise KeyboardInterrupt
-
-
 def read_settings(
     name: str, config: str | Path | None, assignments: Sequence[str], budget_seconds: float | None
 ) -> tuple[Path, dict[str, Any], TrainingConfig, PhantomMix]:
@@ -118,7 +110,7 @@ def train(
 
     config: YAML with the sections model, training and phantom, or "paper" or "starter" for a shipped one (default: starter).
     leave_out: names of training cases that are not learned from. start: weights to set out from (run, folder, hub id, starter:NAME), of
-    the same class and shape. Raises UserError.
+    the same class and shape. Raises UserError, and KeyboardInterrupt once a run that Ctrl-C stopped is saved.
     """
     out = Path(out)
     path, values, training, phantom = read_settings(name, config, assignments, budget_seconds)
@@ -131,7 +123,7 @@ def train(
         set_out_from(model, start)
     named = [w for w in _weights_in(values.get("model") or {}) if is_local(w)]
     if training.privacy:
-        loaded = named + ([start] if start else [])
+        loaded = named + ([start] if start and is_local(start) else [])
         own = [w for w in loaded if not w.startswith(STARTER)]
         if own:
             raise UserError(
@@ -195,6 +187,8 @@ def train(
     kind = PrivateTrainer if training.privacy else Trainer
     trainer = kind(model, pool, held, out, training, preview=preview, device=device)
     progress = trainer.run()
+    if not trainer.is_through:
+        raise KeyboardInterrupt
     step_tflop = plan(trainable_class(name), values.get("model") or {}, training, f"{path}: model").step_tflop
     reached = speed(step_tflop, progress.step, progress.seconds, trainer.accelerator.device)
     result = {"name": name, "out": str(out), "model": str(out / "model"), "versions": versions(), **asdict(progress), **reached}

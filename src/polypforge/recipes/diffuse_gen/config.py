@@ -19,7 +19,7 @@ class StylingConfig:
     The weights of the seven losses (0 switches one off): zecon (PatchNCE on U-Net features), vgg (perceptual, needs `perceptual`), mse (to
     the inpainted image), style (distance of vectors to the real source, needs `semantics`), l2 (to the real source), semantic (distance
     of vectors between steps, which it *raises*), range (values beyond [-1, 1]). patches, tau: of PatchNCE. colour_transfer: give the
-    result the source's colours. perceptual, semantics: encoders, see `models.encoders`; not the
+    result the source's colours. perceptual, semantics: encoders, see `polypforge.features`; not the
     judge that will gate the result, or it would judge what was made to please it."""
 
     enabled: bool = False

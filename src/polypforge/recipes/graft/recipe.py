@@ -30,7 +30,7 @@ FORGE, PASTE = "forge", "copy_paste"  # folders of the parts beside config.json
 class GraftConfig:
     """forge: weights of `forge` that redraw (run, folder, hub id or starter:NAME).
 
-    strength: noise level in 0..1 from which forge sets out: 0 keeps the form of what was pasted, 1 draws from nothing.
+    strength: noise level in 0..1 from which forge sets out: near 0 keeps the form of what was pasted, 1 draws from nothing.
     paste: which lesions are kept, and how they are put into their new place.
     """
 

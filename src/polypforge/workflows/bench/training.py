@@ -91,7 +91,7 @@ def _train(model: Trainable, pool: Sequence[Prepared], setting: Setting, config:
     with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
         trainer = Trainer(model, pool, [], Path(folder) / "run", config, device=str(setting.device))
         trainer.run()
-    if trainer.stop_asked:  # fewer steps than are counted
+    if not trainer.is_through:  # fewer steps than are counted
         raise KeyboardInterrupt
 
 

@@ -45,7 +45,7 @@ def draw_cases(opened: Opened, plan: Plan) -> list[Draw]:
     if len(lesions) < max(needed, plan.validation + 4):
         raise UserError(
             f"{opened.source.path} has {len(lesions)} labelled training cases with a lesion, but the plan needs {needed}: give more "
-            "data, or ask for fewer with --set sizes=[...] --set validation=N."
+            "data, or ask for fewer with --set sizes=[...] --set validation=N (and `--set arms.NAME.sizes=[...]` for arms that name sizes)."
         )
     boxes_only = [name for name in sorted(lesions) if next(c for c in usable if c.name == name).read_masks is None]
     if plan.task == "segmentation" and boxes_only:

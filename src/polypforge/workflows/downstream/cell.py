@@ -129,7 +129,7 @@ def run(job: Job) -> Path:
     folder = job.result.with_suffix("")
     trainer = Trainer(network, pool, held, folder, config, device=job.device)
     progress = trainer.run()
-    if trainer.stop_asked:
+    if not trainer.is_through:
         raise KeyboardInterrupt
     best = task.Network.load_pretrained(folder / "best").to(job.device).eval()
     tests = {name: task.score(best, (_load(c) for c in cases)) for name, cases in job.tests.items()}
