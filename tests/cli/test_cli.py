@@ -125,6 +125,22 @@ def test_pictures_that_a_data_set_does_not_list_are_told(kvasir_like, tmp_path, 
     assert "1 pictures in" in (told := capsys.readouterr().err.replace("\n", " ")) and "late.png" in told
 
 
+def test_files_that_come_later_are_split_as_the_first_ones_were(kvasir_like):
+    """Also with the lists in the folder itself, where what no list names is read as `train`."""
+    half = ("data", "split", kvasir_like, "--out", kvasir_like, "--shares", "0.5,0.25,0.25")
+    assert polypforge(*half) == 0
+    before = {c.name: c.split for c in open_source(kvasir_like).cases}
+    for i in range(10, 24):
+        case = render(i, 160, polyps=1)
+        write_png(kvasir_like / "images" / f"{i}.png", case.image)
+        write_png(kvasir_like / "masks" / f"{i}.png", case.mask)
+    assert polypforge(*half) == 0
+    after = {c.name: c.split for c in open_source(kvasir_like).cases}
+    assert before.items() <= after.items()
+    late = [split for name, split in after.items() if name not in before]
+    assert late.count("train") < len(late) and late.count("test") > 0
+
+
 def test_lists_keep_what_cannot_be_read_and_overlays_overwrite_nothing(kvasir_like, tmp_path, capsys):
     names = sorted(p.stem for p in (kvasir_like / "images").iterdir())
     (kvasir_like / "test.txt").write_text("\n".join(names[:2]) + "\n", encoding="utf-8")

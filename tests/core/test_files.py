@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_files_are_as_private_as_the_process_asks(tmp_path):
+    """The umask is read once, at the start: another process shows it."""
+    ask = "import os; os.umask(0o077)\nfrom pathlib import Path\nfrom polypforge.core.files import write_text\nwrite_text(Path('a'), 'b')"
+    subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as PIL
@@ -92,8 +93,6 @@ def test_hidden_files_are_passed_over(tmp_path):
 
 
 def test_sixteen_bit_rgb_is_refused_and_a_width_of_160_is_not(tmp_path):
-    import cv2
-
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((80, 80, 3), 40000, np.uint16))
     with pytest.raises(UserError, match="8 bits"):
         read_image(tmp_path / "deep.png")
@@ -124,3 +123,28 @@ def test_brightest_and_darkest_channel():
     for view in (pixels, pixels[:, ::-1], pixels[::2]):
         assert np.array_equal(brightest_channel(view), view.max(-1))
         assert np.array_equal(darkest_channel(view), view.min(-1))
+
+
+def test_pictures_that_would_run_a_program_are_not_opened(tmp_path):
+    """Pillow tells formats by their content: a PostScript file would go to Ghostscript."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UserError, match="not an image that can be read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_damaged_exif_block_is_one_sentence(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    PIL.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(path, exif=b"Exif\0\0garbage!garbage!", dpi=(72, 72))
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_image(path)
+
+
+def test_sixteen_bits_beside_an_alpha_channel_are_refused_too(tmp_path):
+    deep = np.full((80, 80, 4), 65535, np.uint16)
+    deep[..., :3] = 300
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), deep)
+    with pytest.raises(UserError, match="more than 8 bits"):
+        read_image(path)

@@ -362,3 +362,81 @@ def test_a_label_without_a_place_is_no_background(tmp_path):
     assert not report.usable and "no mask or box says where" in report.of("unmarked")[0].message
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row | {"label": "Normal"}) + "\n")
     assert not check(open_source(tmp_path)).findings or check(open_source(tmp_path)).usable
+
+
+def boxed(tmp_path, kinds):
+    """A COCO set of one picture with a box of each class."""
+    put(tmp_path / "images/a.png", IMAGE)
+    notes = [{"id": k, "image_id": 1, "bbox": [40 + k, 20, 50, 30], "category_id": k} for k in range(len(kinds))]
+    categories = [{"id": k, "name": name} for k, name in enumerate(kinds)]
+    content = {"images": [{"id": 1, "file_name": "images/a.png"}], "annotations": notes, "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return open_source(tmp_path)
+
+
+def test_of_several_classes_of_boxes_one_is_taken(tmp_path):
+    source = boxed(tmp_path, ["polyp", "instrument"])
+    assert source.class_names == ["instrument", "polyp"] and len(source.cases[0].boxes) == 2
+    assert source.of_class("polyp").cases[0].load().boxes == (BOX,)
+    with pytest.raises(UserError, match="no class 'snare'"):
+        source.of_class("snare")
+    yolo = tmp_path / "yolo"
+    put(yolo / "images/a.png", IMAGE)
+    (yolo / "labels").mkdir()
+    box = f"{65 / 128} {35 / 96} {50 / 128} {30 / 96}"
+    (yolo / "labels/a.txt").write_text(f"\ufeff0 {box}\r\n7 0.5 0.5 0.2 0.2\r\n", encoding="utf-8")  # as some editors save it
+    assert open_source(yolo).class_names == ["0", "7"]
+    only = open_source(yolo).of_class("0").cases[0]
+    assert only.load().boxes == (BOX,) and only.load().label == "polyp"
+    none = boxed(tmp_path / "other", ["instrument"]).of_class("instrument")
+    assert len(none.cases[0].boxes) == 1
+
+
+def test_videos_of_one_number_in_two_parts_keep_their_own_boxes(tmp_path):
+    for part, line in (("TrainValid", "40 20 90 50"), ("Test", "1 1 9 9")):
+        put(tmp_path / part / "Images/1" / f"{part}.png", IMAGE)
+        (tmp_path / part / "Annotations/1").mkdir(parents=True)
+        (tmp_path / part / "Annotations/1" / f"{part}.txt").write_text(f"1\n{line}\n")
+    cases = {c.name: c for c in open_source(tmp_path).cases}
+    assert cases["TrainValid"].boxes == (BOX,) and cases["Test"].boxes == ((1, 1, 9, 9),)
+    assert cases["TrainValid"].group != cases["Test"].group
+
+
+def test_what_was_deleted_into_a_hidden_folder_stays_deleted(tmp_path):
+    for folder in ("", ".Trash-1000/files/", ".backup/"):
+        put(tmp_path / folder / "images" / f"a{len(folder)}.png", IMAGE)
+        put(tmp_path / folder / "masks" / f"a{len(folder)}.png", MASK)
+    (tmp_path / ".x").mkdir()
+    (tmp_path / ".x/settings.json").write_text("{")
+    assert [c.name for c in open_source(tmp_path).cases] == ["a0"]
+
+
+@pytest.mark.parametrize(
+    "folders", [("TrainDataset", "TestDataset/CVC-300"), ("training", "testing"), ("train2017", "Test_2018"), ("dev", "test")]
+)
+def test_split_folders_by_their_usual_names(tmp_path, folders):
+    for k, folder in enumerate(folders):
+        put(tmp_path / folder / "images" / f"a{k}.png", IMAGE)
+        put(tmp_path / folder / "masks" / f"a{k}.png", MASK)
+    splits = {c.name: c.split for c in open_source(tmp_path).cases}
+    assert splits == {"a0": "val" if folders[0] == "dev" else "train", "a1": "test"}
+
+
+@pytest.mark.parametrize("head", ["name, split,Patient", "NAME,Split, patient", "name,split,patient"])
+def test_columns_are_known_however_they_are_spaced_or_written(tmp_path, head):
+    for name in ("a", "b"):
+        put(tmp_path / "images" / f"{name}.png", IMAGE)
+        put(tmp_path / "masks" / f"{name}.png", MASK)
+    (tmp_path / "cases.csv").write_text(f"{head}\na, test , p1\nb,train,p2\n")
+    assert [(c.split, c.group) for c in open_source(tmp_path).cases] == [("test", "p1"), ("train", "p2")]
+
+
+def test_a_list_of_training_cases_alone_must_name_all(tmp_path):
+    for name in ("a", "frame 1 "):
+        put(tmp_path / "images" / f"{name}.png", IMAGE)
+        put(tmp_path / "masks" / f"{name}.png", MASK)
+    (tmp_path / "train.txt").write_text("a\r\n")
+    with pytest.raises(UserError, match=r"nothing says what the 1 others are for \('frame 1 ' ...\)"):
+        open_source(tmp_path)
+    (tmp_path / "test.txt").write_text("frame 1 \n")  # a name as `data split` writes it
+    assert {c.name: c.split for c in open_source(tmp_path).cases} == {"a": "train", "frame 1 ": "test"}

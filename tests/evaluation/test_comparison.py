@@ -70,6 +70,23 @@ def test_images_of_one_group_are_one_witness():
     assert np.diff(tight.interval) > 1.5 * np.diff(loose.interval)
 
 
+def test_frames_without_lesion_are_no_witnesses():
+    """A few scenes with a lesion among many without: resamples that show none say nothing, and one such scene is one scene."""
+    rng = np.random.default_rng(0)
+    dice = np.clip(rng.normal(0.6, 0.05, (4, 42)), 0, 1)
+    shows = np.arange(42) < 2
+
+    def figure(scores):
+        return lambda weights: mean_of(scores[:, shows])(weights[shows])
+
+    names = [str(i) for i in range(42)]
+    few = compare(figure(dice + 0.07), figure(dice), names, [0, 1, 2, 3], witnesses=shows)
+    assert np.isfinite(few.interval).all() and few.groups == 2 and few.tells
+    assert "one scene" in compare(figure(dice + 0.07), figure(dice), ["a", "a", *names[2:]], [0, 1, 2, 3], witnesses=shows).verdict
+    with pytest.raises(ValueError, match="nothing"):
+        compare(figure(dice), figure(dice), names, [0], witnesses=np.zeros(42, bool))
+
+
 def test_draws_that_differ_widen_the_interval():
     base = np.full((6, 30), 0.5)
     by_draw = base + np.array([0.1, 0.1, 0.1, -0.1, -0.1, -0.1])[:, None] + np.linspace(-0.01, 0.01, 6)[:, None]

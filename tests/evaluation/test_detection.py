@@ -80,6 +80,17 @@ def test_average_precision_equals_pycocotools():
     assert np.mean([ranked.average_precision(k) for k in range(10)]) == pytest.approx(judged.stats[0], abs=1e-6)
 
 
+def test_frames_without_a_box_are_no_witnesses_of_what_was_missed():
+    """Three scenes with a lesion that nothing finds, twenty without: recall is 0, whatever is drawn, and three bear no interval."""
+    rows = [score_boxes(f"p{i}", f"p{i}", [], [(0, 0, 9, 9)]) for i in range(3)] + [
+        score_boxes(f"n{i}", f"n{i}", [], []) for i in range(20)
+    ]
+    told = summarise([rows])["measures"]
+    assert told["recall"]["value"] == 0 and all(figure["interval"] is None for figure in told.values())
+    more = summarise([rows + [score_boxes(f"q{i}", f"q{i}", [], [(0, 0, 9, 9)]) for i in range(3)]])["measures"]
+    assert more["recall"]["interval"] == (0.0, 0.0)
+
+
 def test_weights_stand_for_repeated_images():
     a = score_boxes("a", "a", [((0, 0, 10, 10), 0.9)], [(0, 0, 10, 10)])
     b = score_boxes("b", "b", [((30, 30, 40, 40), 0.95)], [(0, 0, 10, 10)])

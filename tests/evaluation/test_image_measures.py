@@ -136,8 +136,10 @@ def test_pictures_of_one_frame_are_one_witness():
         )
         hits += low <= 0.5 <= high
     assert 0.90 <= hits / 200 <= 0.99
-    with pytest.raises(ValueError, match="four groups"):
-        half_sample_interval(0.0, lambda i, j: 0.0, (np.arange(60), made_from[:30]))
+    one_video = np.repeat(np.arange(8), [60, 9, 9, 9, 9, 9, 9, 9])  # whose frames are in nearly every half
+    for groups in (made_from[:30], one_video):
+        with pytest.raises(ValueError, match="6 groups in each set, and none"):
+            half_sample_interval(0.0, lambda i, j: 0.0, (np.arange(60), groups))
     clustered = {
         f.measure: f for f in compare_features(cloud(60), cloud(40, seed=1), "lesion", "n", groups=(np.arange(60), np.arange(40) % 3))
     }

@@ -123,6 +123,8 @@ def test_replace_takes_only_the_first_of_the_children():
     assert [Mix("pool", 0.5).pooled(40), Mix("pool", 1000).pooled(40)] == [20, 1000]
     with pytest.raises(ValueError, match="mix"):
         Mix("stir")
+    with pytest.raises(ValueError, match="whole numbers"):
+        Mix("add", 0.5)
 
 
 @pytest.mark.parametrize(("mix", "synthetic", "normal"), [

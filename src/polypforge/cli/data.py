@@ -44,7 +44,10 @@ def import_(
     layout: Annotated[str, typer.Option(help="auto, pairs, normal, kvasir-boxes, coco, yolo, ldpolypvideo, refuge2, neopolyp.")] = "auto",
     skip_bad: SkipBad = False,
     only: Annotated[
-        str | None, typer.Option("--class", help="Of several classes (refuge2: disc, cup) the one that counts as a lesion.")
+        str | None,
+        typer.Option(
+            "--class", help="Of several classes (refuge2: disc, cup; of boxes: their name or number) the one that counts as a lesion."
+        ),
     ] = None,
     deidentify: Annotated[
         str | None, typer.Option(help="Take burnt-in text and inset boxes out of the pixels: inpaint or mask. Look at the result.")

@@ -15,6 +15,14 @@ from typing import Any
 
 from polypforge.core.errors import UserError
 
+_UMASK = os.umask(0)  # the only way to ask for it is to set it
+os.umask(_UMASK)
+
+
+def visible(root: Path, pattern: str) -> list[Path]:
+    """Files and folders below `root` whose name fits, sorted; what is hidden, or lies in a hidden folder, is passed over."""
+    return sorted(p for p in root.rglob(pattern) if not any(part.startswith(".") for part in p.relative_to(root).parts))
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -31,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_UMASK)  # temporary files are for their owner alone
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror or error}): choose another output folder or free some space.") from error

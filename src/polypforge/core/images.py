@@ -24,6 +24,7 @@ MIN_SIDE_PX = 64
 LESION_LEVEL = 128  # a mask pixel at or above it is lesion (METHODS.md, section 9)
 FAST_PNG = 1  # of zlib's levels: half the time of 4 for files 8 % larger
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # what Pillow may take a file for: others run programs (EPS), or are none of ours
 _ORIENTATION = 0x0112  # EXIF tag
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 PIL.MAX_IMAGE_PIXELS = MAX_SIDE_PX**2
@@ -34,14 +35,15 @@ def _open(path: Path) -> PIL.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = PIL.open(path)
+            picture = PIL.open(path, formats=FORMATS)
             if max(picture.size) > MAX_SIDE_PX:
                 raise UserError(f"{path} is {picture.width}x{picture.height} pixels: scale it down to {MAX_SIDE_PX} a side or less.")
             if min(picture.size) < MIN_SIDE_PX:
                 raise UserError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE_PX} a side are needed.")
             deep = ";16" in str(getattr(picture, "tile", ""))  # Pillow opens 16-bit RGB as 8-bit RGB
             picture.load()
-            if deep and picture.mode == "RGB":
+            picture.getexif()  # kept with the picture; damaged, it raises here
+            if deep and picture.mode in ("RGB", "RGBA", "LA"):
                 raise UserError(f"{path} has more than 8 bits a channel: convert it to 8-bit RGB.")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None

@@ -31,6 +31,7 @@ class SourceCase:
     mask_paths: tuple[Path, ...] = ()
     class_names: tuple[str, ...] = ()  # of read_masks; none where a mask's class isn't known
     boxes: tuple[Box, ...] = ()
+    box_classes: tuple[str, ...] = ()  # of each box, where there are no masks
     label: str = ""
     group: str = ""
     split: str = ""
@@ -131,11 +132,11 @@ class Source:
 
     @property
     def class_names(self) -> list[str]:
-        """Of all cases, sorted; none where masks don't say what they show."""
-        return sorted({name for case in self.cases for name in case.class_names})
+        """Of all cases, sorted; none where masks and boxes don't say what they show."""
+        return sorted({name for case in self.cases for name in (*case.class_names, *case.box_classes)} - {ANY_CLASS})
 
     def of_class(self, name: str) -> Source:
-        """The same frames, where only `name` counts as a lesion. Raises UserError for a class that the masks don't tell apart; a case
+        """The same frames, where only `name` counts as a lesion. Raises UserError for a class that isn't told apart; a case
         whose lesions have no class can't be loaded."""
         if name not in self.class_names:
             raise UserError(f"{self.path} has no class '{name}': it has {', '.join(self.class_names) or 'none that are told apart'}.")
@@ -145,7 +146,9 @@ class Source:
 def _of_class(case: SourceCase, name: str) -> SourceCase:
     unsaid = f"{case.image_path}: its lesions' class isn't said, so whether they are '{name}' is unknown: say it, or leave the case out."
 
-    bare = replace(case, class_names=(), boxes=(), label="")
+    bare = replace(case, class_names=(), boxes=(), box_classes=(), label="")
+    if case.box_classes and ANY_CLASS not in case.box_classes:
+        return replace(bare, boxes=tuple(box for box, kind in zip(case.boxes, case.box_classes, strict=True) if kind == name))
     if case.read_masks is None:
         return replace(bare, fault=case.fault or (unsaid if case.boxes or case.label not in ("", NORMAL) else ""))
     read = case.read_masks

@@ -71,23 +71,28 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
     shared: float = 0.0,
+    witnesses: NDArray[np.bool_] | None = None,
 ) -> Comparison:
     """Of runs that differ in the arm alone. groups: of each test image. draws: of each run, the number of its draw of training cases.
     shared: what part of all labelled cases a draw takes, and so of two draws' cases are the same on average; with 1, draws are one.
+    witnesses: (n,) which test images the figure can't do without (None: all): only their groups are counted, and resamples without any
+    say nothing.
 
     The interval has two parts: a bootstrap over groups of test images, and the spread of the draws' means (seeds of one draw share their
     cases, so they are no witnesses of their own; where there is one draw, of the runs: such an interval knows nothing of other cases). Both
     have few degrees of freedom, which Student's t by Welch and Satterthwaite counts. Draws that share cases differ less than fresh ones
     would: of the variance s^2 between k draws, their mean has s^2 (1 / k + shared / (1 - shared)) instead of s^2 / k. Raises ValueError
-    for no runs.
+    for no runs and no witnesses.
     """
-    if not len(draws) or not len(groups):
+    counts = np.ones(len(groups), bool) if witnesses is None else witnesses
+    if not len(draws) or not counts.any():
         raise ValueError("there is nothing to compare")
     if not 0 <= shared <= 1:
         raise ValueError("shared is a part, from 0 to 1")
-    scenes = len(set(groups))
+    scenes = len({group for group, shown in zip(groups, counts, strict=True) if shown})
     draws = [0] * len(draws) if shared == 1 else draws
-    means = np.array([(arm(weights) - baseline(weights)).mean() for weights in group_weights(groups, resamples, seed)])
+    drawn = group_weights(groups, resamples, seed)
+    means = np.array([(arm(weights) - baseline(weights)).mean() for weights in drawn[drawn @ counts > 0]])
     per_run = arm(np.ones(len(groups))) - baseline(np.ones(len(groups)))
     by_draw = tuple(float(per_run[np.asarray(draws) == d].mean()) for d in sorted(set(draws)))
     units = np.array(by_draw) if len(by_draw) > 1 else per_run

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.intervals import LEAST_GROUPS, half_of, half_sample_interval
+from polypforge.core.intervals import bears_halves, half_of, half_sample_interval
 from polypforge.evaluation.images.diversity import vendi_score
 from polypforge.evaluation.images.frechet import frechet, frechet_infinity
 from polypforge.evaluation.images.kernel import cmmd, kid
@@ -67,7 +67,7 @@ class Measure:
         (a, b), (of_a, of_b) = ([np.asarray(x[r]) for x, r in zip(both, rows, strict=True)] for both in ((real, made), groups))
         values = self._of(real, made) if self.whole else self._of(a, b)
         low = high = floor = None
-        if min(len(a), len(b)) >= LEAST_FOR_INTERVAL and min(len(np.unique(of_a)), len(np.unique(of_b))) >= LEAST_GROUPS:
+        if min(len(a), len(b)) >= LEAST_FOR_INTERVAL and bears_halves(of_a) and bears_halves(of_b):
             low, high = half_sample_interval(values, lambda i, j: self._of(a[i], b[j]), (of_a, of_b))
             second = half_of(of_a, np.random.default_rng(0))
             first, second = np.setdiff1d(np.arange(len(a)), second), second[_some(len(second), len(b))]

@@ -34,6 +34,8 @@ class Mix:
             raise ValueError(f"a mix is one of {', '.join(MODES)}, not '{self.mode}'")
         if not 0 <= self.amount < float("inf") or (self.mode == "share" and self.amount > 1) or not 0 <= self.probability <= 1:
             raise ValueError("amount is not negative, shares and probabilities lie between 0 and 1")
+        if self.mode in ("add", "replace") and self.amount != int(self.amount):
+            raise ValueError(f"{self.mode} takes whole numbers of synthetic cases for each real one, not {self.amount:g}")
 
     def pooled(self, real: int) -> int:
         """How many synthetic examples a pool takes beside `real` real ones."""

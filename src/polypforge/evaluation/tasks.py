@@ -11,6 +11,6 @@ TASKS: dict[str, ModuleType] = {task.NAME: task for task in (segmentation, detec
 
 
 def task_of(name: str) -> ModuleType:
-    """A module with NAME, MAIN (the figure that is compared), BESIDE (what is told beside it), Network, `score`, `statistic`, `summary` and
-    `beside`."""
+    """A module with NAME, MAIN (the figure that is compared), BESIDE (what is told beside it), Network, `score`, `statistic`,
+    `witnesses`, `summary` and `beside`."""
     return TASKS[name]

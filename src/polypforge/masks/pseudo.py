@@ -54,7 +54,7 @@ def random_box(field: Mask, rng: np.random.Generator, side_px: tuple[float, floa
     height, width = field.shape
     for _ in range(30):
         w, h = (int(min(rng.uniform(*side_px), limit - 2)) for limit in (width, height))
-        x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+        x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
         inside = field[y : y + h, x : x + w].mean() >= 0.85
         if inside and not (avoid is not None and avoid[y : y + h, x : x + w].any()):
             return x, y, x + w, y + h

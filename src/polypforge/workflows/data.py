@@ -23,7 +23,7 @@ from polypforge.data.split import SPLITS, crossing, split_cases
 from polypforge.reporting.panels import LABEL_COLOUR, outlined
 from polypforge.workflows.deidentify import MODES, Deidentifier
 from polypforge.workflows.export_cases import copy_real
-from polypforge.workflows.opened import run_check
+from polypforge.workflows.opened import run_check, tell_box_classes
 from polypforge.workflows.run_folder import RUN_FILE, refuse_nesting, refuse_occupied
 
 MOST_FAULTS = 5  # told one by one
@@ -81,6 +81,7 @@ def import_data(
     source = open_source(data, layout)
     if only is not None:
         source = source.of_class(only)
+    tell_box_classes(source)
     good, bad = [], source.lacking
     for entry in source.cases:
         try:
@@ -125,8 +126,9 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
         raise UserError(f"{data} is no data-set folder: say --out for the lists, or import it first.")
     if out is not None:
         earlier = listed_splits(out, source) or {}
+        beside = out.resolve() == source.path  # then unlisted cases were read as `train`, but none of the lists has assigned them
         for case in source.cases:
-            case.split = earlier.get(case.name) or case.split
+            case.split = earlier.get(case.name) or ("" if beside else case.split)
     report = run_check(source)
     usable = set(report.usable)
     cases = [c for c in source.cases if c.name in usable]

@@ -16,7 +16,7 @@ from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
 from polypforge.data.layouts import open_source
-from polypforge.data.source import Source, SourceCase, state_of
+from polypforge.data.source import ANY_CLASS, Source, SourceCase, state_of
 from polypforge.data.split import components, scenes_of, split_cases
 from polypforge.workflows.run_folder import RUN_FILE, refuse_nesting
 
@@ -95,6 +95,16 @@ def refuse_several_classes(opened: Opened) -> None:
         )
 
 
+def tell_box_classes(source: Source) -> None:
+    """Boxes of an instrument must not become polyps unseen."""
+    kinds = sorted({kind for case in source.cases for kind in case.box_classes} - {ANY_CLASS})
+    if len(kinds) > 1:
+        console.print(
+            f"{source.path} has boxes of {len(kinds)} classes ({', '.join(kinds)}), which all count as lesions: `polypforge data import "
+            "--class NAME` takes one."
+        )
+
+
 def file_state(source: Source) -> str:
     """A hash of all cases, their splits and files' content: whether a folder is the one seen before, also when it was copied since."""
     return content_hash([source.layout, state_of(source.cases), [c.split for c in source.cases], sorted(p.name for p in source.unpaired)])
@@ -110,6 +120,7 @@ def run_check(source: Source, cache: Path | None = None) -> CheckReport:
 
     A new report is written to `cache` only when no file is bad: a refused folder leaves nothing behind.
     """
+    tell_box_classes(source)
     state = file_state(source)
     if cache and cache.exists():
         stored = read_json(cache)

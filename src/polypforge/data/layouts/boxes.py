@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import inside, read_json
+from polypforge.core.files import inside, read_json, visible
 from polypforge.core.images import image_files, read_image
 from polypforge.core.types import NORMAL, POLYP, Box
 from polypforge.data.layouts.pairs import unique_names
-from polypforge.data.source import Source, SourceCase
+from polypforge.data.source import ANY_CLASS, Source, SourceCase
 
 
 def _box(values: list[float], where: str) -> Box:
@@ -34,16 +34,18 @@ class Boxes:
     """Of each image; and what is wrong with an image's boxes, which is said of this case alone, when it is loaded."""
 
     found: dict[Path, list[Box]] = field(default_factory=dict)
+    classes: dict[Path, list[str]] = field(default_factory=dict)
     faults: dict[Path, str] = field(default_factory=dict)
     groups: dict[Path, str] = field(default_factory=dict)
 
     def show(self, image: Path) -> None:
         self.found.setdefault(image, [])
 
-    def add(self, image: Path, values: list[float], where: str) -> None:
+    def add(self, image: Path, values: list[float], where: str, of_class: str = ANY_CLASS) -> None:
         self.show(image)
         try:
             self.found[image].append(_box(values, where))
+            self.classes.setdefault(image, []).append(of_class)
         except UserError as error:
             self.fault(image, str(error))
 
@@ -54,8 +56,8 @@ class Boxes:
         names = unique_names(sorted(self.found), root)
         cases = [
             SourceCase(
-                names[p], p, boxes=tuple(b), label=POLYP if b or p in self.faults else NORMAL, group=self.groups.get(p, ""),
-                fault=self.faults.get(p, ""),
+                names[p], p, boxes=tuple(b), box_classes=tuple(self.classes.get(p, ())), label=POLYP if b or p in self.faults else NORMAL,
+                group=self.groups.get(p, ""), fault=self.faults.get(p, ""),
             )
             for p, b in sorted(self.found.items())
         ]  # fmt: skip
@@ -84,7 +86,7 @@ def _well_formed(path: Path) -> Iterator[None]:
 
 def find_json(root: Path, wanted: Any) -> Path | None:
     """The first JSON file whose content satisfies `wanted`."""
-    for path in sorted(root.rglob("*.json")):
+    for path in visible(root, "*.json"):
         if wanted(read_json(path)):
             return path
     return None
@@ -123,15 +125,18 @@ def read_coco(root: Path) -> Source:
     for file in image_files(root):
         files[file.name].append(file)
     boxes = Boxes()
-    for path in sorted(p for p in root.rglob("*.json") if is_coco_json(read_json(p))):  # train and val have one each
+    for path in (p for p in visible(root, "*.json") if is_coco_json(read_json(p))):  # train and val have one each
         with _well_formed(path):
             content = read_json(path)
+            kinds = {row["id"]: str(row["name"]) for row in content.get("categories") or ()}
             images = {row["id"]: _coco_image(path, row["file_name"], root, files) for row in content["images"]}
             for image in images.values():
                 boxes.show(image)
             for row in content["annotations"]:
                 x, y, w, h = row["bbox"]
-                boxes.add(images[row["image_id"]], [x, y, x + w, y + h], f"{path}, annotation {row.get('id')}")
+                kind = row.get("category_id")
+                where = f"{path}, annotation {row.get('id')}"
+                boxes.add(images[row["image_id"]], [x, y, x + w, y + h], where, ANY_CLASS if kind is None else kinds.get(kind, str(kind)))
     return boxes.source(root, "coco")
 
 
@@ -149,7 +154,7 @@ def _coco_image(path: Path, name: str, root: Path, files: dict[str, list[Path]])
 def read_yolo(root: Path) -> Source:
     """`labels/NAME.txt` with `class cx cy w h` in shares of the frame; an empty or missing file is a normal frame."""
     boxes = Boxes()
-    labels = {_label_key(p, root, "labels"): p for p in root.rglob("*.txt") if "labels" in p.relative_to(root).parts}
+    labels = {_label_key(p, root, "labels"): p for p in visible(root, "*.txt") if "labels" in p.relative_to(root).parts}
     for path in image_files(root):
         boxes.show(path)
         try:
@@ -160,29 +165,29 @@ def read_yolo(root: Path) -> Source:
         for line, values in _numbers(label):
             if len(values) != 5:
                 raise UserError(f"{label}, line {line}: a YOLO box needs five numbers, class cx cy w h.")
-            _, cx, cy, w, h = values
+            kind, cx, cy, w, h = values
             if max(abs(v) for v in (cx, cy, w, h)) > 1:
                 boxes.fault(path, f"{label}, line {line}: YOLO's numbers are shares of the frame from 0 to 1, not pixels.")
                 continue
             corners = [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
-            boxes.add(path, corners, f"{label}, line {line}")
+            boxes.add(path, corners, f"{label}, line {line}", f"{kind:g}")
     return boxes.source(root, "yolo")
 
 
 def _label_key(path: Path, root: Path, kind: str) -> tuple[str, ...]:
     """The path below the root without suffix and without the folder `images` or `labels`: equal for an image and its label."""
-    return tuple(p for p in path.relative_to(root).with_suffix("").parts if p != kind)
+    *folders, _ = path.relative_to(root).parts
+    return (*(p for p in folders if p.lower() != kind), path.stem)
 
 
 def read_ldpolyp(root: Path) -> Source:
     """LDPolypVideo: `Images/VIDEO/*.jpg` and `Annotations/VIDEO/*.txt` (a count, then x0 y0 x1 y1 a line); a video is a group."""
-    notes: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in root.rglob("*.txt"):
-        if "annotations" in (p.lower() for p in path.relative_to(root).parts):
-            notes[path.parent.name][path.stem] = path
+    of_notes = [p for p in visible(root, "*.txt") if "annotations" in (part.lower() for part in p.relative_to(root).parts)]
+    notes = {_label_key(path, root, "annotations"): path for path in of_notes}
     boxes = Boxes()
     for path in image_files(root):
-        note = notes.get(path.parent.name, {}).get(path.stem)
+        key = _label_key(path, root, "images")
+        note = notes.get(key)
         if note is None:
             raise UserError(f"{path} has no annotation file: LDPolypVideo has one for each frame.")
         rows = _numbers(note)
@@ -191,7 +196,7 @@ def read_ldpolyp(root: Path) -> Source:
         boxes.show(path)
         for line, values in rows[1:]:
             boxes.add(path, values, f"{note}, line {line}")
-        boxes.groups[path] = f"video-{path.parent.name}"
+        boxes.groups[path] = "-".join(["video", *key[:-1]])
     return boxes.source(root, "ldpolypvideo")
 
 
@@ -199,7 +204,8 @@ def _numbers(path: Path | None) -> list[tuple[int, list[float]]]:
     if path is None:
         return []
     try:
-        rows = [(i, [float(v) for v in line.split()]) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        rows = [(i, [float(v) for v in line.split()]) for i, line in enumerate(lines, 1) if line.strip()]
     except ValueError as error:
         raise UserError(f"{path} must hold numbers only: {error}.") from error
     for line, values in rows:

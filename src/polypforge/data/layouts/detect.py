@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import visible
 from polypforge.core.images import image_files
 from polypforge.core.types import NORMAL
 from polypforge.data.folder import is_data_set, read_data_set
@@ -27,6 +29,7 @@ LAYOUTS: dict[str, Callable[[Path], Source]] = {
     "normal": pairs.read_normal,
 }
 SPLITS = ("train", "val", "test")
+_SPLIT_FOLDER = re.compile(r"(train|training|val|valid|validation|dev|test|testing)([-_ ]?(set|data|dataset|\d{4}))?$")
 
 
 def open_source(root: str | Path, layout: str = "auto") -> Source:
@@ -53,6 +56,8 @@ def open_source(root: str | Path, layout: str = "auto") -> Source:
 
 def _refuse_unreadable_names(source: Source) -> None:
     for path in (*(p for case in source.cases for p in (case.image_path, *case.mask_paths)), *source.unpaired):
+        if "\n" in path.name or "\r" in path.name:
+            raise UserError(f"the name of {str(path)!r} holds a line break, which no list can: rename it.")
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -72,11 +77,11 @@ def _split_by_folder(source: Source) -> None:
     """`train/images/...`, `images/val/...`: where a set is laid out by split, that split holds."""
     if any(case.split for case in source.cases) or source.layout == "neopolyp":
         return
-    words = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
     found = {}
     for case in source.cases:
-        parts = [p.lower() for p in case.image_path.relative_to(source.path).parent.parts]
-        found[case.name] = next((words[p] for p in parts if p in words), "")
+        told = [_SPLIT_FOLDER.match(p.lower()) for p in case.image_path.relative_to(source.path).parent.parts]
+        words = [match[1] for match in told if match]
+        found[case.name] = next((name for name in SPLITS if words and words[0].startswith(name)), "val" if words else "")
     if len(set(found.values())) > 1:
         for case in source.cases:
             case.split = found[case.name]
@@ -91,12 +96,12 @@ def detect(root: Path) -> str:
     image_dirs, mask_dirs = pairs.find_folders(root)
     if image_dirs and mask_dirs:
         return "neopolyp" if any("train_gt" in str(d) for d in mask_dirs) else "pairs"
-    if any(root.rglob("*.json")):
+    if visible(root, "*.json"):
         if boxes.find_json(root, boxes.is_kvasir_json):
             return "kvasir-boxes"
         if boxes.find_json(root, boxes.is_coco_json):
             return "coco"
-    names = {p.name.lower() for p in root.rglob("*") if p.is_dir()}
+    names = {p.name.lower() for p in visible(root, "*") if p.is_dir()}
     if "labels" in names:
         return "yolo"
     if "annotations" in names:
@@ -105,9 +110,16 @@ def detect(root: Path) -> str:
 
 
 def _read_split_lists(source: Source) -> None:
-    """`train.txt`, `val.txt`, `test.txt`: one image name a line, with or without suffix. Unlisted cases are `train`."""
+    """`train.txt`, `val.txt`, `test.txt`: one image name a line, with or without suffix. Unlisted cases are `train`, but not where that
+    list stands alone."""
     listed = listed_splits(source.path, source)
     if listed is not None:
+        unlisted = [c.name for c in source.cases if c.name not in listed and not c.split]
+        if unlisted and set(listed.values()) == {"train"} and not any((source.path / f"{n}.txt").is_file() for n in ("val", "test")):
+            raise UserError(
+                f"{source.path / 'train.txt'} lists {len(listed)} cases, and nothing says what the {len(unlisted)} others are for "
+                f"('{unlisted[0]}' ...): name them in val.txt or test.txt, or remove the list."
+            )
         for case in source.cases:
             case.split = listed.get(case.name) or case.split or "train"
 
@@ -122,7 +134,10 @@ def listed_splits(folder: Path, source: Source) -> dict[str, str] | None:
             named[name].append(case.name)
     found = {}
     for split, path in lists.items():
-        for name in filter(None, map(str.strip, _text(path).splitlines())):
+        for line in _text(path).split("\n"):
+            name = line.rstrip("\r") if line.rstrip("\r") in named else line.strip()
+            if not name:
+                continue
             meant = named.get(name, [])
             if not meant:
                 raise UserError(f"{path} names '{name}', for which there is no case in {source.path}.")
@@ -146,7 +161,8 @@ def _read_cases_csv(source: Source) -> None:
     if not path.is_file() or source.layout == "data set":
         return
     try:
-        table = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+        read = csv.DictReader(io.StringIO(_text(path), newline=""))
+        table = [{k.strip().lower(): (v or "").strip() for k, v in row.items() if k is not None} for row in read]
     except csv.Error as error:
         raise UserError(f"{path} is no table of comma-separated values ({error}): export it again.") from error
     if table and "name" not in table[0]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from polypforge.core.errors import UserError
+from polypforge.core.files import visible
 from polypforge.core.images import image_files, read_mask
 from polypforge.core.types import NORMAL, Mask
 from polypforge.data.source import ANY_CLASS, Source, SourceCase
@@ -42,7 +43,7 @@ def partner_key(path: Path) -> str:
 
 def find_folders(root: Path) -> tuple[list[Path], list[Path]]:
     """(image folders, mask folders) at or below `root`, by name."""
-    folders = [root, *sorted(p for p in root.rglob("*") if p.is_dir() and not p.name.startswith("."))]
+    folders = [root, *(p for p in visible(root, "*") if p.is_dir())]
     masks = [f for f in folders if _plain(f) in MASK_FOLDERS]
     images = [f for f in folders if _plain(f) in IMAGE_FOLDERS and not {f, *f.parents} & (set(masks) - {root})]
     inside = {f for f in images if f.name.lower() == "train" and any(p in images and p.name.lower() != "train" for p in f.parents)}
@@ -110,7 +111,7 @@ def read_pairs(root: Path) -> Source:
 
 def _normal_files(root: Path, paired: set[Path]) -> list[Path]:
     """Frames without a mask in folders that are named for frames without lesion."""
-    folders = [f for f in root.rglob("*") if f.is_dir() and _plain(f) in NORMAL_FOLDERS]
+    folders = [f for f in visible(root, "*") if f.is_dir() and _plain(f) in NORMAL_FOLDERS]
     return sorted({path for folder in folders for path in image_files(folder) if path not in paired and is_frame(root, path)})
 
 

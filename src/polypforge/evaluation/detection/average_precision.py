@@ -79,18 +79,23 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]], resamples: int = 300,
     """{"n", "measures": {name: {"value", "interval"}}}: AP50, AP50-95, precision, recall, F1.
 
     runs: rows of the same images by one network or several, whose mean is told. Intervals: 95 %, of these networks on other images,
-    bootstrap over groups (None for fewer than LEAST_GROUPS). Raises ValueError for no rows.
+    bootstrap over groups (None for fewer than LEAST_GROUPS with a true box). Raises ValueError for no rows.
     """
     if not runs or not runs[0]:
         raise ValueError("there is nothing to summarise")
     rows, ranked = runs[0], [Ranked(run) for run in runs]
     drawn = group_weights([r["group"] for r in rows], resamples, seed)
+    drawn = drawn[drawn @ ranked[0].truths > 0]  # where nothing is to be found, nothing is told
     values = _measures(ranked, np.ones(len(rows)))
-    spread = np.array([list(_measures(ranked, w).values()) for w in drawn])
-    low, high = np.nanquantile(spread, [0.025, 0.975], axis=0)
-    enough = len({r["group"] for r in rows}) >= LEAST_GROUPS
-    told = {k: {"value": v, "interval": (low[i], high[i]) if enough else None} for i, (k, v) in enumerate(values.items())}
+    enough = len({r["group"] for r in rows if r["truths"]}) >= LEAST_GROUPS
+    spread = np.array([list(_measures(ranked, w).values()) for w in drawn]) if enough else None
+    told = {k: {"value": v, "interval": _middle(spread[:, i]) if spread is not None else None} for i, (k, v) in enumerate(values.items())}
     return {"n": len(rows), "measures": told}
+
+
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _measures(runs: Sequence[Ranked], weights: NDArray[np.float64]) -> dict[str, float]:

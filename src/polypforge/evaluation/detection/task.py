@@ -28,10 +28,12 @@ def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
     """AP50 of each run."""
     ranked = [Ranked(rows) for rows in runs]
 
-    def value(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.nan_to_num(np.array([r.average_precision(0, weights) for r in ranked]))
+    return lambda weights: np.array([r.average_precision(0, weights) for r in ranked])
 
-    return value
+
+def witnesses(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """(n,): which images the main figure can't do without."""
+    return np.array([row["truths"] > 0 for row in rows])
 
 
 def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

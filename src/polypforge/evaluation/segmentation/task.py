@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polypforge.core.types import Case
 from polypforge.evaluation.comparison import Statistic, mean_of
@@ -33,6 +34,11 @@ def statistic(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Statistic:
     scores = [[ImageScore(**row) for row in rows] for rows in runs]
     shows, dice = lesion_shown(scores[0]), np.array([[s.dice for s in run] for run in scores])
     return lambda weights: mean_of(dice[:, shows])(weights[shows])
+
+
+def witnesses(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """(n,): which images the main figure can't do without."""
+    return lesion_shown([ImageScore(**row) for row in rows])
 
 
 def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def open_tests(
         bare = [c.name for c in cases if c.read_masks is None and shows_lesion(c)]
         if masks and bare:
             raise UserError(f"{name} shows a lesion in '{bare[0]}' but has no mask of it: segmenters are tested on masks.")
-        if not masks and not any(shows_lesion(c) for c in cases):
-            raise UserError(f"{name} shows no lesion that a detector could find: test on cases with some.")
+        if not any(shows_lesion(c) for c in cases):
+            raise UserError(f"{name} shows no lesion that could be found: test on cases with some.")
     if not tests:
         raise UserError(f"{opened.source.path} has no test split: name a folder of other real cases with --test.")
     return tests

@@ -84,7 +84,7 @@ def result_rows(results: Results) -> list[dict[str, Any]]:
         groups, draws = [row["group"] for row in scores[0]], [draw for draw, _ in keys]
         statistic = task.statistic(scores)
         told = task.summary(scores)
-        contrast = partial(compare, groups=groups, draws=draws, shared=results.shared.get(size, 0.0))
+        contrast = partial(compare, groups=groups, draws=draws, witnesses=task.witnesses(scores[0]), shared=results.shared.get(size, 0.0))
         level = contrast(statistic, partial(_nothing, len(keys)))
         row: dict[str, Any] = {
             "network": network, "size": size, "test": test, "arm": arm, "amount": amount, "runs": len(keys), "images": len(groups),
