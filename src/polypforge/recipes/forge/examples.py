@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from polypforge.core.errors import UserError
 from polypforge.core.types import Attributes, Image, Mask
+from polypforge.core.window import Window
 from polypforge.data.prepared import Prepared, draw_case, random_window
 from polypforge.masks import attributes
 from polypforge.masks.pseudo import lesion_free_region, lesion_region
@@ -57,7 +58,7 @@ def draw(pool: Sequence[Prepared], config: ForgeConfig, rng: np.random.Generator
 def _draw_lesion(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator) -> Example | None:
     x0, y0, x1, y1 = chosen.boxes[rng.integers(len(chosen.boxes))]
     side = max(config.min_window_px, max(x1 - x0, y1 - y0) * float(np.exp(rng.uniform(np.log(1.45), np.log(3.2)))))
-    window = random_window((x0 + x1) / 2, (y0 + y1) / 2, side, SHIFT, rng)
+    window = _window((x0 + x1) / 2, (y0 + y1) / 2, side, config, rng)
     image, mask, field = chosen.look(window, config.detail_px)
     target = window.crop_mask(box_mask((x0, y0, x1, y1), chosen.field.shape), config.detail_px)
     exact = chosen.case.mask is not None
@@ -80,7 +81,8 @@ def _draw_lesion(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator
 def _draw_normal(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator) -> Example | None:
     height, width = chosen.field.shape
     side = min(height, width) * float(np.exp(rng.uniform(np.log(0.25), np.log(0.95))))
-    window = random_window(rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height, max(side, config.min_window_px), SHIFT, rng)
+    x, y = rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.85) * height
+    window = _window(x, y, max(side, config.min_window_px), config, rng)
     image, mask, field = chosen.look(window, config.detail_px)
     small_mask = _shrink(mask)
     if chosen.case.mask is None:
@@ -91,6 +93,11 @@ def _draw_normal(chosen: Prepared, config: ForgeConfig, rng: np.random.Generator
         return None
     vector = _forget(request_vector(False, None), config, rng)
     return Example(image, mask, _grow(region, config.detail_px) & field, field, vector, chosen.case.mask is not None)
+
+
+def _window(x: float, y: float, side_px: float, config: ForgeConfig, rng: np.random.Generator) -> Window:
+    """Turned, or as it lies when something is drawn into it."""
+    return random_window(x, y, side_px, SHIFT, rng) if rng.random() < config.turned else Window(x, y, side_px)
 
 
 REGION_PX = 128  # regions are drawn at this size: distances cost four times less than at 256
