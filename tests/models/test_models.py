@@ -46,6 +46,10 @@ def test_fill_is_smooth_across_the_edge():
 def test_weights_are_found_or_named(tmp_path):
     with pytest.raises(UserError, match="no starter weights"):
         locate("starter:nothing")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no starter weights"):
+        locate(f"starter:{tmp_path / 'own'}")  # would pass for public weights
     with pytest.raises(UserError, match="no such folder"):
         locate("./nowhere")
     with pytest.raises(UserError, match="config.json"):

@@ -21,6 +21,7 @@ from polypforge.proposals.places import loosened, region_polygon
 from polypforge.recipes import Job, load_recipe, recipe_class
 from polypforge.recipes.diffaug.recipe import masked_with_preservation
 from polypforge.recipes.latent_inpainting.recipe import Seen
+from polypforge.recipes.latent_inpainting.schedule import diffusion_of
 from polypforge.recipes.polyp_gen.recipe import NORMAL_PROMPT, POLYP_PROMPT, PolypGen, PolypGenConfig, lesion_guided
 from polypforge.recipes.windows import View, asked_lesion
 
@@ -285,6 +286,13 @@ def test_lora_of_a_controlnet_keeps_the_controlnet(pipelines, cases, tmp_path):
     again = load_recipe(tmp_path)
     ours, theirs = recipe.backbone.control.state_dict(), again.backbone.control.state_dict()
     assert all(torch.allclose(v, theirs[k]) for k, v in ours.items())
+
+
+@pytest.mark.parametrize("unheard", [{"rescale_betas_zero_snr": True}, {"trained_betas": [0.1, 0.2]}, {"beta_schedule": "sigmoid"}])
+def test_schedules_that_would_be_misread_are_refused(unheard):
+    assert diffusion_of({"rescale_betas_zero_snr": False, "trained_betas": None}, None).prediction == "epsilon"
+    with pytest.raises(UserError, match="schedule"):
+        diffusion_of(unheard, None)
 
 
 def test_more_steps_than_the_checkpoints_schedule_has_are_refused(pipelines):

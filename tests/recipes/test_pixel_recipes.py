@@ -176,14 +176,14 @@ def test_each_guidance_loss_lowers_its_own_quantity(name):
     config = StylingConfig(**{k: float(k == name) for k in LOSSES}, patches=16)
     conv = torch.nn.Conv2d(4, 6, 3, padding=1)
     given, real = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
-    loss = StylingLoss(config, given, real, lambda state, sigma: [conv(state)], encoder, encoder)
+    loss = StylingLoss(config, given, real, lambda state: [conv(state)], encoder, encoder)
     loss.before = given * 0.5
     image = torch.randn(2, 4, 32, 32) * 1.2
     before = loss.before.clone()
 
     def quantity(x):
         loss.before, loss.generator = before.clone(), torch.Generator().manual_seed(3)
-        terms = loss.terms(x, torch.tensor(1.0))
+        terms = loss.terms(x)
         assert list(terms) == [name]
         return terms[name].sum()
 

@@ -11,7 +11,7 @@ from polypforge.evaluation.segmentation.network import LesionSegmenter, LesionSe
 from polypforge.quality.segmenter import SegmenterConfig, WindowSegmenter
 from polypforge.recipes.polyp_ddpm.recipe import PolypDDPM
 from polypforge.training.config import PrivacyConfig, TrainingConfig
-from polypforge.training.private import PrivateTrainer, epsilon_after, noise_for
+from polypforge.training.private import PrivateTrainer, _noisy, epsilon_after, noise_for
 from polypforge.workflows.train import _weights_in, train
 
 
@@ -91,6 +91,30 @@ def test_every_image_is_clipped_and_noise_is_added(tmp_path):
     for step in range(60):
         loud._step(loud._batch(step))
     assert 0.3 < np.std(noise) < 0.75  # 2.0 * 1.0 / 4
+
+
+def test_noisy_gradients_lie_in_memory_as_their_weights_do():
+    """Where networks lie channels-last, a fused step walks weights and gradients side by side."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    before = conv.weight.detach().clone()
+    optimizer = _noisy(torch.optim.AdamW(conv.parameters(), 1e-2, weight_decay=0.0, fused=True), 1e-6, 1.0, 2)
+    slope = torch.randn(4, 3, 3, 3)
+    conv.weight.grad_sample, conv.bias.grad_sample = torch.stack([slope, slope]), torch.zeros(2, 4)
+    optimizer.step()
+    assert conv.weight.grad.stride() == conv.weight.stride()
+    assert torch.equal((before - conv.weight).detach().sign(), slope.sign())
+
+
+def test_images_that_teach_nothing_are_passed_over(tmp_path):
+    class Picky(Plain):
+        def training_batch(self, pool, batch_size, rng):
+            if pool[0] > 2:
+                raise UserError("nothing to learn")
+            return super().training_batch(pool, batch_size, rng)
+
+    run = PrivateTrainer(Picky(None), [0.0, 1.0, 5.0, 5.0], [], tmp_path, config(privacy=PrivacyConfig(epsilon=5)), device="cpu")
+    assert max(len(run._batch(step)) for step in range(40)) == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -98,6 +99,12 @@ def test_of_another_tools_folder_the_results_lie_beside_it(sets, made, tmp_path)
     before = {c.name for c in open_source(tmp_path / "theirs").cases}
     assert audit(tmp_path / "theirs", sets / "real")["out"] == str(tmp_path / "theirs-audit")
     assert {c.name for c in open_source(tmp_path / "theirs").cases} == before, "pictures of patients are no cases"
+
+
+def test_a_folder_may_be_named_from_inside_and_layouts_are_those_of_the_real_data(sets, made, monkeypatch):
+    monkeypatch.chdir(made)
+    result = audit(Path(), sets / "real", keep=True, layout="pairs")
+    assert result["out"] == str(made.resolve() / "audit") and len(result["copied"]) == 2
 
 
 def test_kept_copies_are_only_named(sets, made):

@@ -24,7 +24,7 @@ from polypforge.workflows.downstream.cases import draw_cases, open_tests
 from polypforge.workflows.downstream.cell import run
 from polypforge.workflows.downstream.experiment import Experiment, downstream
 from polypforge.workflows.downstream.results import words
-from polypforge.workflows.downstream.supply import identity, make
+from polypforge.workflows.downstream.supply import identity, made_elsewhere, make
 from polypforge.workflows.opened import open_checked
 
 NETWORK = {"encoder": "tu-resnet10t", "depth": 3, "decoder": [16, 8, 8], "size_px": 32, "loss": "bce_dice"}
@@ -316,10 +316,11 @@ def test_adding_children_needs_to_know_their_parents(real, tmp_path):
         run(experiment.job(cell, "cpu"))
 
 
-def test_a_detector_is_not_tested_where_there_is_nothing_to_find(real, tmp_path):
+@pytest.mark.parametrize("masks", [False, True])
+def test_nothing_is_tested_where_there_is_nothing_to_find(masks, real, tmp_path):
     write_data_set(tmp_path / "normal", [render(k, 96, polyps=0) for k in range(4)])
-    with pytest.raises(UserError, match="shows no lesion that a detector"):
-        open_tests(open_checked(real), [tmp_path / "normal"], [], tmp_path / "checks", False, masks=False)
+    with pytest.raises(UserError, match="shows no lesion that could be found"):
+        open_tests(open_checked(real), [tmp_path / "normal"], [], tmp_path / "checks", False, masks)
 
 
 def test_an_unknown_recipe_is_said_before_anything_is_made(real, tmp_path):
@@ -351,8 +352,23 @@ def test_a_run_folder_keeps_to_its_data(real, tmp_path):
 def test_an_empty_supply_is_said(real, tmp_path):
     (tmp_path / "made").mkdir()
     write_jsonl(tmp_path / "made" / METADATA, [])
-    with pytest.raises(UserError, match="no synthetic case"):
+    with pytest.raises(UserError, match="holds no case"):
         downstream(with_folder(tmp_path / "made"), real, tmp_path / "run")
+
+
+def test_real_cases_of_a_run_that_kept_no_synthetic_one_are_not_taken_for_them(tmp_path):
+    write_data_set(tmp_path / "expanded", cases(0, 3))
+    (tmp_path / "expanded" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="no synthetic case: none was accepted"):
+        made_elsewhere(tmp_path / "expanded")
+
+
+def test_an_empty_folder_stays_free_after_a_refusal(real, tmp_path):
+    (tmp_path / "run").mkdir()
+    plan = plan_from(PLAN | {"arms": {"strong": {}}, "supplies": {}}, "here")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no such folder"):
+            downstream(plan, real, tmp_path / "run", tests=[tmp_path / "typo"], workers=1)
 
 
 DRIVER = """

@@ -37,6 +37,7 @@ def lenient(tmp_path):
 
 
 def check_result(out, result, source, num):
+    assert str(out.parent) not in result.report.read_text()  # paths name people and places
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
     synthetic = [r for r in rows if json.loads(r["provenance"]).get("synthetic")]
     assert len(synthetic) == result.accepted == num

@@ -7,13 +7,37 @@ from PIL import Image as PIL
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.data.folder import read_data_set, write_data_set
+from polypforge.data.layouts import open_source
 from polypforge.workflows.data import import_data
-from polypforge.workflows.export_cases import plain_name
+from polypforge.workflows.export_cases import loadable, plain_name
 
 
 def test_names_that_hugging_face_takes_for_splits_are_changed():
     assert [plain_name(n) for n in ("test_1", "a-train", "val", "case.dev.3")] == ["testx_1", "a-trainx", "valx", "case.devx.3"]
-    assert [plain_name(n) for n in ("latest_1", "training2", "cju0roawv")] == ["latest_1", "training2", "cju0roawv"]
+    assert [plain_name(n) for n in ("test1", "9val", "training2")] == ["testx1", "9valx", "trainingx2"]
+    assert [plain_name(n) for n in ("latest_1", "trainings", "cju0roawv")] == ["latest_1", "trainings", "cju0roawv"]
+
+
+def test_hugging_face_loads_an_import_whose_names_end_in_numbers(phantoms, tmp_path):
+    import datasets
+
+    write_data_set(
+        tmp_path / "data",
+        [replace(c, name=f"{word}{k}") for k, (c, word) in enumerate(zip(phantoms, ("test", "train", "img", "val"), strict=False))],
+    )
+    import_data(tmp_path / "data", tmp_path / "out")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 4 and {"image", "mask", "boxes", "provenance"} <= set(loaded.column_names)
+
+
+def test_a_bad_file_is_refused_before_anything_is_written_or_left_out(phantoms, tmp_path):
+    write_data_set(tmp_path / "data", phantoms[:3])
+    bad = sorted((tmp_path / "data" / "images").iterdir())[-1]
+    bad.write_bytes(bad.read_bytes()[:400])
+    source = open_source(tmp_path / "data")
+    with pytest.raises(UserError, match="1 files can't be used: .*--skip-bad"):
+        loadable(source, False)
+    assert [c.name for c in loadable(source, True)] == [c.name for c in source.cases if c.image_path != bad]
 
 
 def test_a_synthetic_picture_still_says_so_after_import(phantoms, tmp_path):

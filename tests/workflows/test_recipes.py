@@ -12,6 +12,7 @@ from polypforge.phantom.render import render
 from polypforge.recipes import RECIPES, load_recipe
 from polypforge.training.loop import Trainer
 from polypforge.workflows.expand import expand
+from polypforge.workflows.export_cases import plain_name
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.generator import generator_source
 from polypforge.workflows.train import train
@@ -37,6 +38,8 @@ def test_recipes_without_training_expand(name, least, data, tmp_path):
     assert all(p["donor"] != p["request"]["background"] and p["donor"] for p in made)  # whose lesion it is
     shared = result.report.read_text() + (tmp_path / "out" / "metadata.jsonl").read_text()
     assert str(tmp_path) not in shared and str(data.parent) not in shared  # paths name people and places
+    folders = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*") if p.is_dir()]
+    assert not [p for p in folders if any(plain_name(part) != part for part in p.parts)]  # Hugging Face takes `train` for a split
     again = expand(data, tmp_path / "out", 4, recipe=name, device="cpu")
     assert again.accepted == result.accepted and again.made == result.made
 
@@ -78,8 +81,10 @@ def test_pairs_of_an_outside_generator_pass_the_same_gate(data, tmp_path):
     write_data_set(pairs, [render(8300 + i, 200, polyps=1) for i in range(6)])
     result = expand(data, tmp_path / "out", 5, recipe="folder", model=str(pairs), device="cpu")
     assert result.made <= 6 and result.accepted + sum(result.reasons.values()) == result.made
-    with pytest.raises(UserError, match="--model DIR"):
-        expand(data, tmp_path / "other", 5, recipe="folder")
+    for model, said in ((None, "--model DIR"), (str(tmp_path / "typo"), "typo: no such folder")):
+        with pytest.raises(UserError, match=said):
+            expand(data, tmp_path / "other", 5, recipe="folder", model=model)
+    assert not (tmp_path / "other").exists()
 
 
 FEW_STEPS = {

@@ -1,11 +1,13 @@
 """A run's folder takes up the same command alone."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from polypforge.core.errors import UserError
-from polypforge.workflows.run_folder import FILES, claim, resumes
+from polypforge.workflows.run_folder import _HELD, FILES, LOCK, claim, resumes
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '{"command": "expand"}'])
@@ -31,6 +33,17 @@ def test_the_same_settings_resume_and_any_other_are_refused(tmp_path):
     with pytest.raises(UserError, match="polypforge generate"):
         resumes(run, "expand", {})
     assert not resumes(tmp_path / "free", "generate", {})
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    run = tmp_path / "run"
+    claim(run, "generate", {"seed": 0})
+    claim(run, "generate", {"seed": 0})  # this process may
+    ask = "import sys; from pathlib import Path; from polypforge.workflows.run_folder import claim; claim(Path(sys.argv[1]), 'generate', {'seed': 0})"
+    other = subprocess.run([sys.executable, "-c", ask, run], capture_output=True, text=True, check=False)
+    assert "another process is at work in" in other.stderr
+    _HELD.pop(run.resolve() / LOCK).release()
+    assert subprocess.run([sys.executable, "-c", ask, run], check=False).returncode == 0
 
 
 def test_a_name_that_cannot_be_told_is_refused(tmp_path):

@@ -66,7 +66,7 @@ def import_(
 def split(
     data: DataArgument,
     shares: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
-    seed: Annotated[int, typer.Option(help="Another seed draws another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed draws another split.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write train.txt, val.txt and test.txt here; default: the data-set folder's metadata.")
     ] = None,
@@ -106,6 +106,7 @@ def masks(
     out: Annotated[Path, typer.Option(help="Folder for the new data set.")],
     model: Annotated[str, typer.Option(help="A model of the SAM family, by folder or hub id (facebook/sam-vit-base).")],
     layout: Layout = "auto",
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     offline: Offline = False,
     as_json: JsonOut = False,
@@ -113,5 +114,5 @@ def masks(
     """Turn boxes into pixel masks, so that box-only data can be expanded. Look at the result before you train on it."""
     from polypforge.workflows.box_masks import mask_boxes
 
-    result = mask_boxes(data, out, model, layout=layout, device=device, offline=offline)
+    result = mask_boxes(data, out, model, layout=layout, skip_bad=skip_bad, device=device, offline=offline)
     emit(result, as_json, f"{result['cases']} cases in {out}, {len(result['left_out'])} left out")

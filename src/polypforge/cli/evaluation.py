@@ -32,7 +32,7 @@ def bench(
     from polypforge.workflows.bench import bench as run
 
     result = run(out, only or (), rounds=rounds, side_px=side, batch_size=batch_size, model=model, device=device, offline=offline)
-    emit(result, as_json, (out / "bench.md").read_text() + f"\n{out / 'bench.md'}")
+    emit(result, as_json, (out / "bench.md").read_text(encoding="utf-8") + f"\n{out / 'bench.md'}")
 
 
 def downstream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -279,6 +280,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("polypforge: stopped; the same command resumes.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise

@@ -10,7 +10,7 @@ import typer
 
 from polypforge.core.errors import UserError
 
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -66,7 +66,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping, safely loaded (no code, no objects)."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file.") from None
     except OSError as error:

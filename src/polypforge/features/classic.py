@@ -25,7 +25,10 @@ class TorchvisionEncoder(Encoder):
         super().__init__()
         from torchvision.models import inception_v3, vgg16, vgg19
 
-        net = {"vgg16": vgg16, "vgg19": vgg19}[kind](weights=None) if kind in VGG_LAYERS else inception_v3(weights=None, init_weights=False)
+        if kind in VGG_LAYERS:
+            net = {"vgg16": vgg16, "vgg19": vgg19}[kind](weights=None)
+        else:  # transform_input, as torchvision sets it for its own weights: they were trained on -1 to 1
+            net = inception_v3(weights=None, init_weights=False, transform_input=True)
         net.load_state_dict(load_file(path))
         if kind == "inception_v3":
             net.fc = nn.Identity()

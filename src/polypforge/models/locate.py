@@ -48,12 +48,11 @@ def locate(model: str, offline: bool = False) -> Path:
     Raises UserError when nothing is there, naming what is or the command that fetches it.
     """
     if model.startswith(STARTER):
-        folder = starter_root() / model.removeprefix(STARTER)
-        if not (folder / "config.json").is_file():
+        if model.removeprefix(STARTER) not in starter_names():
             raise UserError(
                 f"there are no starter weights '{model}': the package ships {', '.join(STARTER + n for n in starter_names()) or 'none'}."
             )
-        return folder
+        return starter_root() / model.removeprefix(STARTER)
     path = Path(model)
     if path.exists():
         for folder in (path, path / "model"):  # a run folder keeps its weights in model/

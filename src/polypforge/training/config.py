@@ -57,6 +57,8 @@ class TrainingConfig:
     privacy: PrivacyConfig | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError("seed lies between 0 and 2^63")
         if self.max_steps is None and self.budget_seconds is None:
             raise ValueError("a run needs an end: give max_steps or budget_seconds (--budget)")
         for name in ("batch_size", "accumulate", "keep_checkpoints", "validation_examples"):

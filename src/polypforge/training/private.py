@@ -85,7 +85,13 @@ class PrivateTrainer(Trainer):
     def _batch(self, step: int) -> list[Batch]:
         """One example of each image that this step sees (Poisson sampling); at times none."""
         chosen = np.flatnonzero(self._secret.random(len(self.pool)) < self.rate)
-        return [self.model.training_batch([self.pool[i]], 1, self._secret) for i in chosen]
+        found = []
+        for i in chosen:
+            try:
+                found.append(self.model.training_batch([self.pool[i]], 1, self._secret))
+            except UserError:  # an image that shows nothing to learn from: its gradient is none, which the account allows
+                continue
+        return found
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         """Tells epsilon alone: a loss would be of private images."""
@@ -154,7 +160,8 @@ def _noisy(optimizer: torch.optim.Optimizer, noise: float, clip: float, batch: i
             for p in self.params:
                 drawn = secret.standard_normal(tuple(p.summed_grad.shape), np.float32)
                 noise = torch.from_numpy(drawn).to(p.summed_grad) * (self.noise_multiplier * self.max_grad_norm)
-                p.grad = (p.summed_grad + noise).view_as(p)
+                # In the layout of p, which fused steps take for granted.
+                p.grad = torch.empty_like(p).copy_((p.summed_grad + noise).view_as(p))
 
     return SecretNoise(optimizer, noise_multiplier=noise, max_grad_norm=clip, expected_batch_size=batch)
 

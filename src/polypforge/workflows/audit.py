@@ -24,6 +24,7 @@ from polypforge.data.folder import METADATA, REMOVED, is_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import SourceCase, shows_lesion
 from polypforge.data.split import components
+from polypforge.evaluation.masks.shapes import at_longest
 from polypforge.evaluation.masks.similarity import mask_similarity
 from polypforge.features import Encoder
 from polypforge.models.locate import locate, set_offline
@@ -38,7 +39,7 @@ from polypforge.workflows.device import device_of
 from polypforge.workflows.drawn import drawn_lesions, is_whole_frame
 from polypforge.workflows.each import each, shown
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, made_cases, open_checked
+from polypforge.workflows.opened import NEAR_HELD_OUT, Opened, keep_report, open_checked, open_made
 from polypforge.workflows.realism import lesion_features, lesion_look
 from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
@@ -88,8 +89,9 @@ def audit(
     if not 0 < false_positives < 0.5:
         raise UserError(f"--false-positives is {false_positives:g}: give a share between 0 and 0.5.")
     set_offline(offline)
+    device, synthetic = device_of(device), synthetic.resolve()
     out = out or (synthetic / "audit" if is_data_set(synthetic) else synthetic.with_name(f"{synthetic.name}-audit"))
-    recipe = load_recipe(locate(model, offline)).to(device_of(device)) if model else None
+    recipe = load_recipe(locate(model, offline)).to(device) if model else None
     if recipe is not None and not recipe.knows_cases:
         raise UserError(f"{recipe.name} gives no loss of a single case, which an attack on membership needs: leave --model out.")
     if synthetic.resolve() in (train.resolve(), heldout.resolve() if heldout else None):
@@ -98,12 +100,14 @@ def audit(
         refuse_nesting(real_folder, out)
     if not any((out / name).is_file() for name in (RESULTS, TRAIN_CHECK)):  # else it is that of an earlier audit, perhaps a refused one
         refuse_occupied(out)
-    made = made_cases(open_source(synthetic, layout))
+    made = open_made(synthetic, layout).cases
     real = _open_real(train, layout, skip_bad, out / TRAIN_CHECK)
     members = [c for c in real.source.cases if c.split in ("train", "val")]
     if not members:
         raise UserError(f"{train} has no training case: an audit compares with what the model learned from.")
-    others = _open_real(heldout, layout, skip_bad, out / "heldout-check.json").source.cases if heldout else real.cases("test")
+    others = real.cases("test")
+    if heldout:
+        others = _open_real(heldout, "auto" if is_data_set(heldout) else layout, skip_bad, out / "heldout-check.json").source.cases
     groups = {c.name: f"group {k}" for k, g in enumerate(components(real.source.cases, real.report.pairs)) for c in g}
     beside = _left_aside(train, layout, real)
     whole = [c for c in made if is_whole_frame(c)]
@@ -269,7 +273,7 @@ def _sampled(cases: Sequence[SourceCase]) -> list[SourceCase]:
 def _mask_similarity(members: Sequence[SourceCase], others: Sequence[SourceCase], made: Sequence[SourceCase]) -> dict[str, float] | None:
     """SIM of the whole masks by IoU, flips and turns included; of held-out real masks for comparison."""
     parts = (_lesions(members), _lesions(others), made)
-    sets = [[m for c in _sampled(cases) if (m := c.load().mask) is not None and m.any()] for cases in parts]
+    sets = [[at_longest(m) for c in _sampled(cases) if (m := c.load().mask) is not None and m.any()] for cases in parts]
     if not sets[0] or not sets[2]:
         return None
     found = {"synthetic": mask_similarity(sets[2], sets[0], "iou", True)}

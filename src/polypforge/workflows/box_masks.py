@@ -19,10 +19,13 @@ from polypforge.data.layouts import open_source
 from polypforge.models.box_segmenter import BoxSegmenter
 from polypforge.models.locate import locate, set_offline
 from polypforge.workflows.device import device_of
+from polypforge.workflows.export_cases import loadable, plain_name
 from polypforge.workflows.run_folder import refuse_nesting, refuse_occupied
 
 
-def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", device: str = "auto", offline: bool = False) -> dict[str, Any]:
+def mask_boxes(
+    data: Path, out: Path, model: str, *, layout: str = "auto", skip_bad: bool = False, device: str = "auto", offline: bool = False
+) -> dict[str, Any]:
     """Write `data` as a data set in which every box has become a mask, by a model of the SAM family.
 
     A case in one of whose boxes the model sees nothing is left out and named: its label would lack a lesion. Raises UserError.
@@ -31,14 +34,15 @@ def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", devic
     refuse_occupied(out)
     source = open_source(data, layout)
     refuse_nesting(data, out)
+    good = loadable(source, skip_bad)  # before hours of work
     segmenter = BoxSegmenter(locate(model, offline), device_of(device))
     left_out: list[str] = []
     columns = (TextColumn("masks for boxes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("masks", total=len(source))
+        task = bar.add_task("masks", total=len(good))
 
         def cases() -> Iterator[Case]:
-            for listed in source.cases:
+            for listed in good:
                 case = listed.load()
                 bar.advance(task)
                 if case.mask is None:
@@ -48,7 +52,7 @@ def mask_boxes(data: Path, out: Path, model: str, *, layout: str = "auto", devic
                         continue
                     union = np.any(masks, axis=0)
                     case = replace(case, mask=union)
-                yield case
+                yield replace(case, name=plain_name(case.name))
 
         with whole_folder(out) as folder:
             written = write_data_set(folder, cases())

@@ -34,6 +34,8 @@ def refuse_engine(engine: str, workers: int | None) -> None:
         raise UserError(f"--engine {engine}: choose {' or '.join(ENGINES)}.")
     if workers is not None and (engine == "local" or workers < 1):
         raise UserError("--workers is a number from 1 on and belongs to --engine ray.")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray: pip install 'polypforge[ray]'.")
 
 
 def wait_until_seen(missing: Callable[[], int], what: str, folder: Path) -> None:
@@ -200,8 +202,6 @@ class _Hosted:
 
 
 def _ray() -> Any:
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--engine ray needs Ray: pip install 'polypforge[ray]'.")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     import ray
 

@@ -18,6 +18,7 @@ from polypforge.data.source import Source, SourceCase, shows_lesion
 from polypforge.data.split import components
 from polypforge.quality.cross_fitted import CrossFitted
 from polypforge.quality.judges import JUDGES, load_judge
+from polypforge.workflows.export_cases import plain_name
 from polypforge.workflows.opened import Opened, keep_report, open_folders
 from polypforge.workflows.overlap import overlap
 from polypforge.workflows.run_folder import claim, resumes
@@ -72,6 +73,7 @@ def cross_fit(
             name, data, out / f"fold-{fold}", config=config, assignments=assignments, budget_seconds=each, leave_out=left_out, **options
         )
         results.append(result)
+    parts |= {plain_name(name): part for name, part in parts.items()}  # as `data import` would write them
     with whole_folder(out / "model") as folder:
         CrossFitted([load_judge(out / f"fold-{k}" / "model") for k in range(folds)], parts).save_pretrained(folder)
     summary = {"name": name, "folds": folds, "model": str(out / "model"), "step": sum(r["step"] for r in results)}

@@ -22,7 +22,7 @@ from polypforge.data.source import Source
 from polypforge.data.split import SPLITS, crossing, split_cases
 from polypforge.reporting.panels import LABEL_COLOUR, outlined
 from polypforge.workflows.deidentify import MODES, Deidentifier
-from polypforge.workflows.export_cases import copy_real
+from polypforge.workflows.export_cases import copy_real, loadable
 from polypforge.workflows.opened import run_check, tell_box_classes
 from polypforge.workflows.run_folder import RUN_FILE, refuse_nesting, refuse_occupied
 
@@ -78,25 +78,13 @@ def import_data(
     refuse_occupied(out)
     if deidentify is not None and deidentify not in MODES:
         raise UserError(f"--deidentify {deidentify}: choose {' or '.join(MODES)}.")
+    refuse_nesting(data, out)
     source = open_source(data, layout)
     if only is not None:
         source = source.of_class(only)
     tell_box_classes(source)
-    good, bad = [], source.lacking
-    for entry in source.cases:
-        try:
-            entry.load()
-            good.append(entry)
-        except UserError as error:
-            bad.append(str(error))
-    if bad and not skip_bad:
-        more = f" And {len(bad) - 2} more." if len(bad) > 2 else ""
-        raise UserError(f"{len(bad)} files can't be used: {' '.join(bad[:2])}{more} Or leave them out with --skip-bad.")
-    for text in bad:
-        console.print(f"Left out: {text}")
-    if not good:
-        raise UserError(f"{data} holds no case that can be used.")
-    refuse_nesting(data, out)
+    good = loadable(source, skip_bad)
+    left_out = len(source) + len(source.unpaired) - len(good)
     with whole_folder(out) as folder:
         cleaner = Deidentifier() if deidentify else None
         changed: list[str] = []
@@ -109,7 +97,7 @@ def import_data(
 
         rows = copy_real(Source(source.path, source.layout, good), folder, clean if deidentify else None)
         write_jsonl(folder / METADATA, rows)
-    return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": len(bad), "deidentified": len(changed)}
+    return {"cases": len(rows), "out": str(out), "layout": source.layout, "left_out": left_out, "deidentified": len(changed)}
 
 
 def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str = "auto") -> dict[str, Any]:
@@ -118,7 +106,7 @@ def split_data(data: Path, shares: str, seed: int, out: Path | None, layout: str
         values = [float(v) for v in shares.split(",")]
     except ValueError:
         values = []
-    if len(values) != len(SPLITS) or not all(map(isfinite, values)):
+    if len(values) != len(SPLITS) or not all(map(isfinite, values)) or abs(sum(values) - 1) > 1e-6:
         raise UserError(f"--shares {shares}: give three numbers that sum to 1, for example 0.7,0.15,0.15.")
     source = open_source(data, layout)
     _tell_unlisted(source)

@@ -18,7 +18,6 @@ from polypforge.core.files import content_of, write_json, write_text
 from polypforge.core.intervals import LEAST_GROUPS, bootstrap_interval
 from polypforge.core.types import Case, Image, Mask
 from polypforge.core.window import whole_frame
-from polypforge.data.folder import is_data_set, read_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import Source, SourceCase
 from polypforge.evaluation.images.diversity import SIDE_PX, ms_ssim_within
@@ -32,13 +31,13 @@ from polypforge.features import Encoder
 from polypforge.features.inception import FidInception
 from polypforge.features.vit import ClipEncoder
 from polypforge.masks.attributes import SIZES
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.quality.judges import load_judge
 from polypforge.reporting.evaluation import markdown
 from polypforge.workflows.cluster import on_cluster, refuse_engine
 from polypforge.workflows.device import device_here
 from polypforge.workflows.encoder import STARTER_ENCODER, open_encoder
-from polypforge.workflows.opened import made_cases
+from polypforge.workflows.opened import open_made
 from polypforge.workflows.pictures import (
     KINDS,
     LESION_PX,
@@ -113,7 +112,7 @@ def evaluate(
     pixels = [_pixels(p, seed) for seed, p in enumerate(pictures)]
     figures += [f for kind in KINDS for f in _of_pixels(pixels[0][kind], pixels[1][kind], kind, look, perceptual)]
     result = {
-        "real": str(real), "synthetic": str(synthetic), "split": split or "all",
+        "real": public_name(str(real)), "synthetic": public_name(str(synthetic)), "split": split or "all",
         "n": {"real": len(sets[0]), "synthetic": len(sets[1])},
         "notes": _notes(pictures),
         "figures": [f.to_json() for f in figures],
@@ -144,7 +143,7 @@ def picture_worker(extractors: Sequence[str], judge: str, known: Sequence[str], 
 def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[Source, Source]:
     if real.resolve() == synthetic.resolve():
         raise UserError(f"{real} is given as real and as synthetic: name the real folder first, then the synthetic one.")
-    theirs, ours = open_source(real, layout), _made(synthetic, layout)
+    theirs, ours = open_source(real, layout), open_made(synthetic, layout)
     if theirs.cases and all(c.provenance.get("synthetic") for c in theirs.cases):
         raise UserError(f"{real} holds synthetic cases only: name the real folder first, then the synthetic one.")
     for source in (theirs, ours):
@@ -163,11 +162,6 @@ def _open_both(real: Path, synthetic: Path, split: str, layout: str) -> tuple[So
     if same:
         console.print(f"{len(same)} pictures of {synthetic} lie in {real} too, byte for byte.")
     return Source(real, theirs.layout, kept), ours
-
-
-def _made(folder: Path, layout: str) -> Source:
-    source = read_data_set(folder) if is_data_set(folder) else open_source(folder, layout)
-    return Source(folder, source.layout, made_cases(source), source.unpaired)
 
 
 def _of_features(pictures: Sequence[Pictures], encoder: Encoder, kind: str) -> list[Figure]:

@@ -28,7 +28,7 @@ from polypforge.workflows.cost import peak_memory_gb, seconds_per_case
 from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.each import each
 from polypforge.workflows.export_cases import copy_real
-from polypforge.workflows.finetune import finetune
+from polypforge.workflows.finetune import finetune, refuse_untunable
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
 from polypforge.workflows.onlooker import Onlooker
@@ -128,16 +128,18 @@ def expand(
         **chosen_steps,
     }
     refuse_nesting(data, out)
+    if source.folder:
+        generator = opened_recipe(source.folder, steps, device_of(device))
+        if budget_seconds:
+            refuse_untunable(source.folder, budget_seconds, seed, device)
+    else:
+        refuse_steps(source.recipe, steps)
     work = out / "work"
     cache = work / "check.json"
     opened = open_checked(data, layout, skip_bad, cache=cache if resumes(out, "expand", settings) else None)
     load = opened.loader()
     refuse_what_cannot_be_expanded(opened)
     refuse_without_lesions(opened)
-    if source.folder:
-        generator = opened_recipe(source.folder, steps, device_of(device))
-    else:
-        refuse_steps(source.recipe, steps)
     claim(out, "expand", settings)
     keep_report(opened, cache)
     calibration = gating.calibrate(opened, load, work / "gates")
@@ -145,7 +147,7 @@ def expand(
     folder, model = source.folder, source.model
     if folder is None:
         model = f"{source.recipe}, trained on the data"
-        folder = train_here(source, data, work / "train", budget_seconds, seed, layout, skip_bad, device, offline)
+        folder = train_here(source, data, work / "learned", budget_seconds, seed, layout, skip_bad, device, offline)
         budget_seconds = None
         generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
@@ -176,7 +178,7 @@ def expand(
         verdicts,
         [r.attributes for r in planner.references],
         calibration,
-        settings | {"data": data.name, "model": model, "gates": gating.told()} | provenance["versions"],
+        settings | {"data": data.name, "model": public_name(model), "gates": gating.told()} | provenance["versions"],
     )
     reasons: dict[str, int] = {}
     for request in finals:

@@ -10,12 +10,33 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from polypforge.core.console import console
+from polypforge.core.errors import UserError
 from polypforge.core.types import Case
 from polypforge.data.file_metadata import carries_metadata
 from polypforge.data.folder import write_case
-from polypforge.data.source import Source
+from polypforge.data.source import Source, SourceCase
+from polypforge.workflows.each import shown
 
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")  # formats that browsers and `datasets` read; others become PNG
+
+
+def loadable(source: Source, skip_bad: bool) -> list[SourceCase]:
+    """The cases that can be loaded. The others, and files without partner, are named and left out, or refused unless `skip_bad`."""
+    good, bad = [], list(source.lacking)
+    for entry in shown("reading cases", source.cases):
+        try:
+            entry.load()
+            good.append(entry)
+        except UserError as error:
+            bad.append(str(error))
+    if bad and not skip_bad:
+        more = f" And {len(bad) - 2} more." if len(bad) > 2 else ""
+        raise UserError(f"{len(bad)} files can't be used: {' '.join(bad[:2])}{more} Or leave them out with --skip-bad.")
+    for text in bad:
+        console.print(f"Left out: {text}")
+    if not good:
+        raise UserError(f"{source.path} holds no case that can be used.")
+    return good
 
 
 def copy_real(source: Source, out: Path, clean: Callable[[Case], Case] | None = None) -> list[dict[str, Any]]:
@@ -38,7 +59,7 @@ def copy_real(source: Source, out: Path, clean: Callable[[Case], Case] | None = 
 
 
 _SPLIT_WORD = re.compile(
-    r"(?:^|(?<=[-._ ]))(train|training|validation|valid|val|dev|testing|test|eval|evaluation)(?=$|[-._ ])", re.IGNORECASE
+    r"(?:^|(?<=[-._ 0-9]))(train|training|validation|valid|val|dev|testing|test|eval|evaluation)(?=$|[-._ 0-9])", re.IGNORECASE
 )
 
 

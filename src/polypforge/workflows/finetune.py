@@ -10,7 +10,7 @@ import torch
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
-from polypforge.recipes import load_recipe
+from polypforge.recipes import load_recipe, recipe_class
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
@@ -25,7 +25,7 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     """Train the recipe in `folder` on the training split for `budget_seconds`; returns the folder of the new weights.
 
     Precision and optimiser are those of the recipe's starter configuration, the batch and the learning rate at most those given here.
-    Raises UserError for a model that is too large for the device, and where no case can train it. The validation cases choose nothing but
+    Raises UserError where no case can train it; see `refuse_untunable`. The validation cases choose nothing but
     the `best` copy; the last weights are used. A finished run is not run again.
     """
     console.print(f"Fine-tuning for {budget_seconds / 60:.1f} min in {out}.")
@@ -36,15 +36,24 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.to_learn(s, seed)], out / "text")) for s in ("train", "val"))
     if not len(pool):
         raise UserError(f"no case of the data can fine-tune {recipe.name}: it needs masks that show a lesion, and sharp frames.")
-    own = read_settings(recipe.name, None, (), None)[2]
-    config = TrainingConfig(
-        seed=seed, batch_size=min(16, own.batch_size), budget_seconds=budget_seconds, learning_rate=min(1e-4, own.learning_rate),
-        betas=own.betas, weight_decay=own.weight_decay, clip_norm=own.clip_norm, precision=own.precision, warmup_steps=50, ema_decay=0.99,
-        validate_every=100, preview_every=0, checkpoint_every=50,
-    )  # fmt: skip
-    refuse_too_large(type(recipe), read_json(folder / "config.json")["config"], config, device_of(device), str(folder))
-    trainer = Trainer(recipe, pool, held, out, config, device=device)
+    trainer = Trainer(recipe, pool, held, out, _settings(recipe.name, budget_seconds, seed), device=device)
     trainer.run()
     if not trainer.is_through:
         raise KeyboardInterrupt
     return out / "model"
+
+
+def refuse_untunable(folder: Path, budget_seconds: float, seed: int, device: str) -> None:
+    """Raises UserError for a model that is too large to be trained on the device; before anything costly is done."""
+    stored = read_json(folder / "config.json")
+    config = _settings(stored["recipe"], budget_seconds, seed)
+    refuse_too_large(recipe_class(stored["recipe"]), stored["config"], config, device_of(device), str(folder))
+
+
+def _settings(recipe: str, budget_seconds: float, seed: int) -> TrainingConfig:
+    own = read_settings(recipe, None, (), None)[2]
+    return TrainingConfig(
+        seed=seed, batch_size=min(16, own.batch_size), budget_seconds=budget_seconds, learning_rate=min(1e-4, own.learning_rate),
+        betas=own.betas, weight_decay=own.weight_decay, clip_norm=own.clip_norm, precision=own.precision, warmup_steps=50, ema_decay=0.99,
+        validate_every=100, preview_every=0, checkpoint_every=50,
+    )  # fmt: skip

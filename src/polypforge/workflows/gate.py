@@ -69,8 +69,8 @@ def gate_folder(
     if not (folder / "requests.jsonl").is_file():
         raise UserError(f"{folder} was not written by `polypforge generate`: it has no requests.jsonl.")
     set_offline(offline)
-    settings = read_gates(gates, judges=tuple(judges), detectors=tuple(detectors)).with_thresholds(thresholds or {})
-    store = CaseStore(folder)
+    settings = read_gates(gates, refine or soft_labels, judges=tuple(judges), detectors=tuple(detectors)).with_thresholds(thresholds or {})
+    store = CaseStore(folder, shared=True)  # `generate` may be at work there
     done = store.done() - store.removed()  # whose files an audit has put aside
     requests = [r for r in read_requests(folder / "requests.jsonl") if r.id in done]
     if not requests:

@@ -78,12 +78,12 @@ def generate_cases(
         FILES: files_of(data, layout), **chosen_steps,
     }  # fmt: skip
     refuse_nesting(data, out)
+    recipe = opened_recipe(folder, steps, here if engine == "local" else "cpu", draws=engine == "local")
     cache = out / "check.json"
     going_on = resumes(out, "generate", settings)
     opened = open_checked(data, layout, skip_bad, cache=cache if going_on else None, min_cases=1)
     refuse_several_classes(opened)
     load = opened.loader()
-    recipe = opened_recipe(folder, steps, here if engine == "local" else "cpu", draws=engine == "local")
     asked_for = out / "requests.jsonl"
     if going_on and asked_for.is_file():  # a plan takes long to find
         requests = read_requests(asked_for)

@@ -39,6 +39,8 @@ def generator_source(recipe: str | None, model: str | None, offline: bool = Fals
     if recipe == "folder":
         if model is None:
             raise UserError("--recipe folder needs to know where the pairs are: name them with --model DIR.")
+        if not Path(model).is_dir():
+            raise UserError(f"{model}: no such folder; --recipe folder takes the pairs that lie in it.")
         if not (Path(model) / "config.json").is_file():
             return GeneratorSource(recipe, model, None, (f"model.path={json.dumps(str(Path(model).resolve()))}",))
     if model is None:

@@ -15,6 +15,7 @@ from polypforge.core.files import content_of, read_json, write_json
 from polypforge.core.seeding import content_hash, numpy_rng
 from polypforge.core.types import Case
 from polypforge.data.checks import CheckReport, check
+from polypforge.data.folder import is_data_set, read_data_set
 from polypforge.data.layouts import open_source
 from polypforge.data.source import ANY_CLASS, Source, SourceCase, state_of
 from polypforge.data.split import components, scenes_of, split_cases
@@ -83,6 +84,12 @@ def made_cases(source: Source) -> list[SourceCase]:
     if not source.cases:
         raise UserError(f"{source.path} holds no case.")
     return flagged or source.cases
+
+
+def open_made(folder: Path, layout: str = "auto") -> Source:
+    """A folder of synthetic cases; `layout` is that of folders which no command here wrote. Raises UserError as `made_cases` does."""
+    source = read_data_set(folder) if is_data_set(folder) else open_source(folder, layout)
+    return replace(source, path=folder, cases=made_cases(source))
 
 
 def refuse_several_classes(opened: Opened) -> None:

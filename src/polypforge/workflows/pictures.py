@@ -182,6 +182,7 @@ def _gathered(folder: Path, chunks: int, encoder: int, kind: str) -> NDArray[np.
                     mapped[start : start + n] = load_file(path)[f"{encoder}.{kind}"]
                 start += n
             mapped.flush()
+            del mapped  # some systems rename no file that is open
     return np.load(target, mmap_mode="r")
 
 

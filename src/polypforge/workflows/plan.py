@@ -64,6 +64,10 @@ def plan_requests(
     if sum(x is not None for x in (proposals, drawn, boxes)) > 1:
         raise UserError("--proposals, --drawn and --boxes each say where lesions go: give one of them.")
     refuse_other_file(out, data)
+    quotas(want, [])  # a slip of the pen is told at once
+    for given in filter(None, (proposals, drawn, boxes)):
+        if not given.exists():
+            raise UserError(f"{given}: no such file or folder.")
     set_offline(offline)
     opened = open_checked(data, layout, skip_bad, min_cases=1)
     refuse_several_classes(opened)

@@ -64,6 +64,10 @@ def propose_places(
     set_offline(offline)
     if explain is not None:
         refuse_nesting(frames, explain)
+    if cache is not None:
+        refuse_nesting(frames, cache)
+    if not references.is_dir():
+        raise UserError(f"{references}: no such folder; references are a database of `polypforge references`, or a data set.")
     config = ProposerConfig(count=_at_least_one("--num", count), in_lumen=in_lumen)
     config = replace(config, retrieval=RetrievalConfig(references=_at_least_one("--references-per-frame", references_per_frame)))
     refuse_other_file(out, frames)

@@ -23,7 +23,7 @@ from polypforge.features.frames import FeatureStore, frame_key
 from polypforge.masks import attributes
 from polypforge.masks.pseudo import inscribed_polygon
 from polypforge.masks.shapes import bounding_box
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.proposals.database import Reference, ReferenceDatabase, is_database
 from polypforge.proposals.index import KINDS
 from polypforge.proposals.places import MARGIN, loosened, region_polygon
@@ -75,7 +75,7 @@ def build_references(
     opened = open_checked(data, layout, skip_bad, min_cases=1)
     if not opened.lesions("train"):
         raise UserError(f"{data} shows no polyp in a training case: references are frames that bore one.")
-    database = _open_or_create(out, opened_encoder, {"model": model, "weights": weights_hash(folder), "seed": seed})
+    database = _open_or_create(out, opened_encoder, {"model": public_name(model), "weights": weights_hash(folder), "seed": seed})
     added = _add_all(database, opened, recipe.to(device_of(device)), opened_encoder, batch_size, seed)
     database.suit_index(index)
     vectors = database.vectors() if database.index is not None and database.kind != "flat" else None

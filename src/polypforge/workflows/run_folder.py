@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json_object, write_json
 from polypforge.generation.writer import read_requests
 
 RUN_FILE = "run.json"
+LOCK = ".lock"  # held by the process that works in the folder
 FILES = "files"  # the setting that holds the state of the data, see `workflows.opened.files_of`
 
 
@@ -39,14 +42,29 @@ def resumes(folder: Path, command: str, settings: dict[str, Any]) -> bool:
                 "repeat that command to resume it, or choose another output folder."
             )
         return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir())):
         raise UserError(f"{folder} exists and is no run of `polypforge {command}`: choose another output folder.")
     return False
 
 
+_HELD: dict[Path, FileLock] = {}  # by this process, till it ends
+
+
 def claim(folder: Path, command: str, settings: dict[str, Any]) -> None:
-    """Take `folder` for a run. Raises UserError as `resumes` does."""
-    if not resumes(folder, command, settings):
+    """Take `folder` for a run. Raises UserError as `resumes` does, and while another process is at work there."""
+    going_on = resumes(folder, command, settings)
+    lock = folder.resolve() / LOCK
+    if lock not in _HELD:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            _HELD[lock] = FileLock(lock, thread_local=False)
+            _HELD[lock].acquire(timeout=0)
+        except OSError as error:
+            _HELD.pop(lock, None)
+            if isinstance(error, Timeout):
+                raise UserError(f"another process is at work in {folder}: wait for it, or choose another output folder.") from None
+            raise UserError(f"{folder} can't be written ({error.strerror}): choose another output folder.") from error
+    if not going_on:
         write_json(folder / RUN_FILE, {"command": command, "settings": settings})
 
 

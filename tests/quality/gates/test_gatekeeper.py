@@ -54,12 +54,22 @@ def test_rules_are_checked():
 
 @pytest.mark.parametrize("name", ["starter", "boxes"])
 def test_shipped_settings_are_read(name):
-    settings = read_gates(name, detectors=("somewhere",))
+    settings = read_gates(name, **({"detectors": ("somewhere",)} if name == "boxes" else {}))
     assert len(settings.gates) > 5
     again = settings.with_thresholds({"seam_colour": 20})
     assert {r.name: r.fixed for r in again.gates}["seam_colour"] == 20
     with pytest.raises(UserError, match="no gate 'label'"):
         settings.with_thresholds({"label": 0.5})
+
+
+def test_models_that_no_gate_would_ask_are_refused():
+    with pytest.raises(UserError, match="no gate of 'starter' asks detectors, so somewhere would judge nothing"):
+        read_gates("starter", detectors=("somewhere",))
+    with pytest.raises(UserError, match="no gate of 'none' asks judges"):
+        read_gates("none", judges=("one",))
+    assert read_gates("none", labels=True, judges=("one",)).judges == ("one",)  # it moves labels
+    with pytest.raises(UserError, match="'boxes' has no judge, who alone could refine"):
+        read_gates("boxes", labels=True, detectors=("somewhere",))
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path):

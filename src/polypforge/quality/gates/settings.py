@@ -61,8 +61,9 @@ class GateSettings:
         }
 
 
-def read_gates(config: str | Path = "starter", **models: tuple[str, ...]) -> GateSettings:
-    """Settings from a YAML file, or from a shipped one (SHIPPED). models: `judges` and `detectors` in place of the file's."""
+def read_gates(config: str | Path = "starter", labels: bool = False, **models: tuple[str, ...]) -> GateSettings:
+    """Settings from a YAML file, or from a shipped one (SHIPPED). models: `judges` and `detectors` in place of the file's. labels: whether
+    judges are asked for more than verdicts. Raises UserError, also for models that no gate would ask."""
     path = Path(config)
     if str(config) in SHIPPED:
         path = Path(str(files("polypforge") / "configs" / "gates" / f"{config}.yaml"))
@@ -70,4 +71,11 @@ def read_gates(config: str | Path = "starter", **models: tuple[str, ...]) -> Gat
     rules = values.get("gates")
     if not isinstance(rules, list):
         raise UserError(f"{path}: gates must be a list of gates, each with a name.")
-    return from_dict(GateSettings, values | {"gates": [{"name": r} if isinstance(r, str) else r for r in rules]}, str(path))
+    settings = from_dict(GateSettings, values | {"gates": [{"name": r} if isinstance(r, str) else r for r in rules]}, str(path))
+    for kind, given in models.items():
+        asked = any(f"{r.gate.needs}s" == kind for r in settings.gates) or (labels and kind == "judges")
+        if given and not asked:
+            raise UserError(f"no gate of '{config}' asks {kind}, so {given[0]} would judge nothing: leave it out, or choose other gates.")
+    if labels and not settings.judges:
+        raise UserError(f"'{config}' has no judge, who alone could refine a label or soften it: name one with --judge.")
+    return settings

@@ -184,7 +184,7 @@ class DiffuseGen(Recipe):
         config = self.config.styling
         path = levels[len(levels) - 2 - config.start :]
         denoise = self.diffusion.denoiser(self._network(cluster))  # not clipped, or the loss on its range would see none
-        loss = StylingLoss(config, drawn[:, :3], real, lambda s, sigma: self._maps(s, sigma, cluster), *self._judges())
+        loss = StylingLoss(config, drawn[:, :3], real, lambda s: self._maps(s, cluster), *self._judges())
         x = drawn + path[0] * noise(drawn)
         styled = ancestral(LossGuided(denoise, loss, clip=True), x, path, None, noise, keep_known(drawn, region, noise))
         return torch.cat([styled[:, :3], drawn[:, 3:]], 1).float()
@@ -194,12 +194,11 @@ class DiffuseGen(Recipe):
         perceptual = self._encoder(config.perceptual) if config.vgg else None
         return perceptual, self._encoder(config.semantics) if config.style or config.semantic else None
 
-    def _maps(self, state: Tensor, sigma: Tensor, cluster: int) -> list[Tensor]:
-        """U-Net features of a clean state at the noise level's time."""
-        time = int((self.diffusion.sigmas.to(sigma.device) - sigma).abs().argmin())
+    def _maps(self, state: Tensor, cluster: int) -> list[Tensor]:
+        """U-Net features of a clean state, at time 0 as in the authors' program."""
         unet = self.unets[cluster]
         tokens = torch.nn.functional.pixel_unshuffle(state, self.config.unet.patch_px)
-        return unet_features(unet, tokens, torch.full((len(state),), time, device=state.device))  # type: ignore[arg-type]
+        return unet_features(unet, tokens, torch.zeros(len(state), dtype=torch.long, device=state.device))  # type: ignore[arg-type]
 
     def _finish(self, job: Job, view: View, drawn: np.ndarray) -> Case:
         pixels = drawn[..., :3]

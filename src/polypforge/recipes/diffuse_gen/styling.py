@@ -15,7 +15,8 @@ from polypforge.recipes.diffuse_gen.config import StylingConfig
 
 
 def patch_nce(made: list[Tensor], given: list[Tensor], patches: int, tau: float, generator: torch.Generator) -> Tensor:
-    """(B,) contrastive loss of features (B, C, h, w): a patch must resemble its own place more than others (Park et al. 2020)."""
+    """(B,) contrastive loss of features (B, C, h, w): a patch must resemble its own place more than others (Park et al. 2020), summed
+    over the maps."""
     total = made[0].new_zeros(len(made[0]))
     for a, b in zip(made, given, strict=True):
         places = torch.randperm(a.shape[-2] * a.shape[-1], generator=generator)[:patches].to(a.device)
@@ -23,7 +24,7 @@ def patch_nce(made: list[Tensor], given: list[Tensor], patches: int, tau: float,
         likeness = a @ b.transpose(1, 2) / tau  # (B, P, P)
         target = torch.arange(len(places), device=a.device).expand(len(a), -1)
         total = total + F.cross_entropy(likeness.flatten(0, 1), target.flatten(), reduction="none").view(len(a), -1).mean(1)
-    return total / len(made)
+    return total
 
 
 def unet_features(unet: UNet2DModel, state: Tensor, times: Tensor) -> list[Tensor]:
@@ -72,13 +73,13 @@ class StylingLoss:
         self.generator = torch.Generator().manual_seed(0)
         self.before: Tensor | None = None
 
-    def terms(self, clean: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    def terms(self, clean: Tensor) -> dict[str, Tensor]:
         """Each active loss before its weight."""
         config, image = self.config, clean[:, :3]
         found: dict[str, Tensor] = {}
         if config.zecon:
             mask = clean[:, 3:].detach()
-            made, given = self.unet_maps(torch.cat([image, mask], 1), sigma), self.unet_maps(torch.cat([self.given, mask], 1), sigma)
+            made, given = self.unet_maps(torch.cat([image, mask], 1)), self.unet_maps(torch.cat([self.given, mask], 1))
             found["zecon"] = patch_nce(made, given, config.patches, config.tau, self.generator)
         if config.vgg and self.perceptual is not None:
             found["vgg"] = perceptual_distance(self.perceptual, image, self.given)
@@ -95,7 +96,7 @@ class StylingLoss:
         return found
 
     def __call__(self, clean: Tensor, sigma: Tensor) -> Tensor:
-        terms = self.terms(clean, sigma)
+        terms = self.terms(clean)
         self.before = clean[:, :3].detach()
         if not terms:
             return clean.flatten(1).sum(1) * 0

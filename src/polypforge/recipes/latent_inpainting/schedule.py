@@ -18,6 +18,9 @@ def diffusion_of(scheduler: Mapping[str, Any], snr_gamma: float | None) -> Diffu
     kind = scheduler.get("beta_schedule", "scaled_linear")
     if kind not in SCHEDULE_NAMES:
         raise UserError(f"the checkpoint's noise schedule '{kind}' is not supported: it must be one of {', '.join(SCHEDULE_NAMES)}.")
+    for unheard in ("rescale_betas_zero_snr", "trained_betas"):
+        if scheduler.get(unheard):
+            raise UserError(f"the checkpoint's scheduler sets {unheard}, a noise schedule that is not supported: use another one.")
     schedule = Schedule(
         SCHEDULE_NAMES[kind],
         scheduler.get("num_train_timesteps", 1000),

@@ -15,7 +15,7 @@ import torch
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json, write_json, write_text
-from polypforge.models.locate import locate, set_offline, weights_hash
+from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.reporting.bench import growth_figure, markdown
 from polypforge.workflows.bench.contest import Contest, Timed
 from polypforge.workflows.bench.gating import gating
@@ -68,7 +68,7 @@ def bench(
     if "sampling" in chosen or GROWTH in chosen:
         generator_source("forge", model)  # before anything is written
     settings = {
-        "rounds": rounds, "side_px": side_px, "batch_size": batch_size, "model": model, "weights": weights_hash(locate(model)),
+        "rounds": rounds, "side_px": side_px, "batch_size": batch_size, "model": public_name(model), "weights": weights_hash(locate(model)),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
         "processor": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "threads": torch.get_num_threads(),

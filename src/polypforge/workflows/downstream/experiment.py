@@ -125,7 +125,7 @@ def downstream(
             read_gates(supply.gates)
     for folder in (train, *map(Path, tests), *(Path(s.folder) for s in plan.supplies.values() if s.folder)):
         refuse_nesting(folder, out)
-    fresh = not out.exists()
+    fresh = not out.exists() or not any(out.iterdir())
     described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests], FILES: files_of(train, layout)}
     cache = out / "checks" / "train.json"
     opened = open_checked(train, layout, skip_bad, cache=cache if resumes(out, "downstream", described) else None)

@@ -10,8 +10,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import write_jsonl
 from polypforge.core.seeding import content_hash
-from polypforge.data.folder import METADATA, is_data_set, read_data_set
-from polypforge.data.layouts import open_source
+from polypforge.data.folder import METADATA, is_data_set
 from polypforge.data.source import Source, SourceCase, donor_of, parent_of
 from polypforge.evaluation.plan import Plan, Supply
 from polypforge.models.locate import STARTER, locate, starter_names, weights_hash
@@ -19,6 +18,7 @@ from polypforge.quality.gates.settings import read_gates
 from polypforge.workflows.downstream.cases import Draw
 from polypforge.workflows.expand import SUMMARY, expand
 from polypforge.workflows.export_cases import copy_real, plain_name
+from polypforge.workflows.opened import open_made
 from polypforge.workflows.overlap import refuse_overlap
 
 
@@ -53,10 +53,7 @@ def make(supply: Supply, draw: Draw, size: int, folder: Path, name: str, device:
 
 def made_elsewhere(folder: Path) -> Made:
     """The synthetic cases of a folder; all of them where none says that it is. Raises UserError for an empty folder."""
-    source = read_data_set(folder) if is_data_set(folder) else open_source(folder)
-    cases = [c for c in source.cases if c.provenance.get("synthetic")] or source.cases
-    if not cases:
-        raise UserError(f"{folder} holds no synthetic case: nothing passed the gates, or it is another folder.")
+    cases = open_made(folder).cases
     return Made(tuple(cases), tuple(parent_of(c) for c in cases), tuple(donor_of(c) for c in cases))
 
 
