@@ -17,7 +17,7 @@ from polypforge.masks.shapes import bounding_box, box_mask, enlarge, inner_dista
 from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
-from polypforge.recipes.forge import grain, leap, networks, sampling
+from polypforge.recipes.forge import grain, networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
@@ -315,47 +315,6 @@ def test_distilled_steps_draw_where_there_are_as_many_and_nothing_to_set_out_fro
     assert tiny_forge.config.solver() is None and few.solver() == solver
     with pytest.raises(ValueError, match="one solver for each"):
         replace(TINY, few_steps=(solver, solver))
-
-
-LEAPING = replace(TINY, base_px=32, detail_px=128, leap_share=0.5)
-
-
-def test_a_leap_is_one_call_at_its_own_time_for_weights_that_learned_it(frame):
-    torch.manual_seed(0)
-    recipe = Forge(LEAPING)
-    wake(recipe)
-    seen: list[float] = []
-    hook = recipe.base.register_forward_hook(lambda _, given, __: seen.append(float(given[1][0])))
-    for share, steps in ((0.0, 1), (0.5, 1), (0.5, 2)):
-        recipe.config = replace(LEAPING, leap_share=share, base_steps=steps)
-        draft = recipe.generate([job(frame)])
-    assert seen == pytest.approx([0.005, leap.TIME, 0.005, 0.5025], abs=1e-4)
-    recipe.config = replace(LEAPING, base_steps=1)
-    recipe.redraw([job(frame)], draft, 0.6)  # sets out from more than noise, so it can't leap
-    hook.remove()
-    assert min(seen[4:]) > 0
-    with pytest.raises(ValueError, match="leap_share is less than 1"):
-        replace(LEAPING, leap_share=1.0)
-    with pytest.raises(ValueError, match="a multiple of 64 for leaps"):
-        replace(LEAPING, base_px=16)
-
-
-def test_leaps_learn_what_several_steps_draw(phantoms):
-    torch.manual_seed(0)
-    recipe = Forge(replace(LEAPING, learns=("base",)))
-    wake(recipe.base)
-    batch = recipe.training_batch([prepare(c) for c in phantoms], 8, np.random.default_rng(0))
-    before = recipe.validation_losses(batch, 0)
-    optimizer = torch.optim.AdamW(recipe.base.parameters(), 2e-3)
-    for step in range(60):
-        loss, parts = recipe.loss(batch, torch.Generator().manual_seed(step))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = recipe.validation_losses(batch, 0)
-    assert set(parts) == {"base", "leap", "leap_texture"}
-    assert set(recipe.loss({k: v[:1] for k, v in batch.items()}, torch.Generator().manual_seed(0))[1]) == set(parts)
-    assert after["leap"] < 0.5 * before["leap"] and after["base@0.5"] < before["base@0.5"]
 
 
 def test_save_and_load(tiny_forge, frame, tmp_path):

@@ -25,7 +25,6 @@ from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
-from polypforge.recipes.forge.leap import TEXTURE_WEIGHT, leap_errors
 
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -77,25 +76,15 @@ class Forge(Recipe):
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         total, parts = batch["image"].new_zeros(()), {}
         if "base" in self.config.learns:
-            count, share = len(batch["image"]), self.config.leap_share
-            leaps = max(1, round(count * share)) if share else 0
-            others = {k: v[leaps:] for k, v in batch.items()} if leaps < count else batch  # of one example, both are learned
-            target = networks.base_target(self.config, others)
-            parts["base"] = networks.base_loss(self.base, target, self._asked(target, others), generator)
+            target = networks.base_target(self.config, batch)
+            parts["base"] = networks.base_loss(self.base, target, self._asked(target, batch), generator)
             total = total + parts["base"]
-            if leaps:
-                parts["leap"], parts["leap_texture"] = self._leap_errors({k: v[:leaps] for k, v in batch.items()}, generator)
-                total = total + parts["leap"] + TEXTURE_WEIGHT * parts["leap_texture"]
         if "detail" in self.config.learns:
             share = self.config.detail_batch_share if "base" in self.config.learns else 1.0
             few = max(1, round(len(batch["image"]) * share))
             parts["rebuilt"], parts["texture"] = self._detail_errors({k: v[:few] for k, v in batch.items()}, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         return total, {name: value.detach() for name, value in parts.items()}
-
-    def _leap_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        target = networks.base_target(self.config, batch)
-        return leap_errors(self.base, target, self._asked(target, batch), generator)
 
     def _detail_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`rebuilt_error` and `drawn_texture_error` of what the detail stage draws."""
@@ -125,8 +114,6 @@ class Forge(Recipe):
             target = networks.base_target(self.config, batch)
             for time in VALIDATION_TIMES:
                 losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
-            if self.config.leap_share:
-                losses["leap"], losses["leap_texture"] = map(float, self._leap_errors(batch, generator))
         if "detail" in self.config.learns:
             losses["detail"], losses["texture"] = map(float, self._detail_errors(batch, generator))
         return losses
@@ -166,7 +153,7 @@ class Forge(Recipe):
         stored = json.loads((folder / "config.json").read_text())["config"]
         for gone in ("detail_time", "detail_steps", "fooling_weight"):  # of detail stages that were diffusion models, or had a critic
             stored.pop(gone, None)
-        for later in ("grain", "glints", "leap_share"):  # weights from before these were thought of draw what they drew
+        for later in ("grain", "glints"):  # weights from before these were thought of draw what they drew
             stored.setdefault(later, 0.0)
         config = from_dict(ForgeConfig, stored, str(folder / "config.json"))
         base_unet = UNet2DModel.from_pretrained(folder / "base_unet", local_files_only=True, use_safetensors=True)

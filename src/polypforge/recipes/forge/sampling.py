@@ -29,7 +29,6 @@ from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
 from polypforge.recipes.forge.glints import with_glints
 from polypforge.recipes.forge.grain import with_grain
-from polypforge.recipes.forge.leap import Leap
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
@@ -152,14 +151,12 @@ def _sample(
     cond, (small_image, small_region, _) = conditions(config, image, region, field, vector)
     sample, sigmas = dpmpp_2m, _sigmas(config.base_steps, config.base_shift, strength)
     solver = config.solver() if sketch is None else None
-    leaps = config.leap_share > 0 and config.base_steps == 1 and sketch is None
-    denoise = guided(Leap(base) if leaps else as_denoiser(base), config.guidance)
     if solver is not None:
         sample, sigmas = solver.sampler(), torch.tensor(solver.sigmas)
     start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
     if sketch is not None:
         start = start + F.avg_pool2d(sketch, factor)
-    coarse = sample(denoise, start, sigmas.to(image.device), cond).clamp(-1, 1)
+    coarse = sample(guided(as_denoiser(base), config.guidance), start, sigmas.to(image.device), cond).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)
