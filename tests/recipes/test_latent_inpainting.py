@@ -114,6 +114,9 @@ def test_lora_trains_and_saves_adapters_only(pipelines, cases, tmp_path):
     assert np.abs(a.astype(int) - b).mean() < 1
     pipe = diffusers.StableDiffusionInpaintPipeline.from_pretrained(pipelines["inpaint"])
     pipe.load_lora_weights(tmp_path)  # plain diffusers reads the adapter, too
+    (tmp_path / "base.json").write_text('{"weights": "those of another day"}')
+    with pytest.raises(UserError, match="adapts other weights than those of"):
+        load_recipe(tmp_path)
 
 
 def test_lesion_loss_by_hand_on_4x4():

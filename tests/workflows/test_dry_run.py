@@ -29,6 +29,15 @@ def test_a_larger_batch_costs_in_proportion():
     assert small["memory_gb"]["weights"] == large["memory_gb"]["weights"]
 
 
+@pytest.mark.parametrize(("name", "setting"), [
+    ("window_segmenter", "model.encoder=nosuch"), ("window_segmenter", "model.encoder=tu-nosuch"), ("window_detector", "model.encoder=nosuch"),
+    ("latent_segmenter", "model.vision=nosuch"),
+])  # fmt: skip
+def test_an_encoder_that_nobody_knows_is_one_sentence(name, setting):
+    with pytest.raises(UserError, match="nosuch can't be built"):
+        dry_run(name, assignments=[setting])
+
+
 class TwoLayers(torch.nn.Module):
     """One frozen, one that learns."""
 

@@ -1,8 +1,21 @@
-"""Weights of an encoder by a name that segmentation-models-pytorch knows."""
+"""Encoders of segmentation-models-pytorch and their weights, by name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from polypforge.core.errors import UserError
+
+
+@contextmanager
+def known_encoder(encoder: str) -> Iterator[None]:
+    """Turns what the library says of an encoder that it doesn't know, or not in this depth, into one sentence."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        what = str(error).splitlines()[0]
+        raise UserError(f"encoder {encoder} can't be built ({what}): choose one of segmentation-models-pytorch.") from error
 
 
 def named_weights(encoder: str, weights: str) -> str | None:

@@ -22,6 +22,7 @@ from polypforge.data.prepared import Prepared, draw_case, prepare
 from polypforge.data.recolour import recolour
 from polypforge.masks.shapes import box_mask, component_boxes
 from polypforge.models.centernet import START, centre_loss, centre_peaks, centre_targets
+from polypforge.models.encoder_weights import known_encoder
 from polypforge.models.pixels import to_unit
 from polypforge.models.saved_net import SavedNet
 from polypforge.models.trainable import Batch, Trainable
@@ -60,7 +61,8 @@ class Detector(SavedNet, Trainable):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=3)
+        with known_encoder(config.encoder):
+            self.net = smp.Unet(config.encoder, config.depth, encoder_weights=None, decoder_channels=config.decoder, classes=3)
         with torch.no_grad():
             head: Any = self.net.segmentation_head[0]  # type: ignore[index]
             head.bias.copy_(torch.tensor(START))

@@ -21,6 +21,7 @@ from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.diffusion.gaussian import DiffusionConfig, GaussianDiffusion
 from polypforge.diffusion.schedules import Schedule
+from polypforge.models.encoder_weights import known_encoder
 from polypforge.models.first_stage import Autoencoder, FirstStageConfig, frozen_first_stage, load_autoencoder
 from polypforge.models.locate import locate
 from polypforge.models.pixels import to_unit
@@ -75,7 +76,8 @@ class LatentSegmenter(Judge):
         self.diffusion = GaussianDiffusion(config.diffusion)
         self.vae = vae or frozen_first_stage(config.first_stage, config.first_stage_shape)
         latents = self.vae.channels
-        self.vision: Any = smp.encoders.get_encoder(config.vision, depth=config.vision_depth, weights=None)
+        with known_encoder(config.vision):
+            self.vision: Any = smp.encoders.get_encoder(config.vision, depth=config.vision_depth, weights=None)
         self.levels = [k for k in range(1, config.vision_depth + 1) if 2**k >= self.vae.factor]
         if not self.levels:
             raise UserError(

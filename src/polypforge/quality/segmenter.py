@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polypforge.models.encoder_weights import known_encoder
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.models.saved_net import SavedNet
@@ -55,7 +56,8 @@ class WindowSegmenter(SavedNet, Judge):
         super().__init__()
         self.config = config
         widths = {"decoder_channels": config.decoder} if config.architecture == "unet" else {}
-        self.net = smp.create_model(config.architecture, config.encoder, None, classes=1, encoder_depth=config.depth, **widths)
+        with known_encoder(config.encoder):
+            self.net = smp.create_model(config.architecture, config.encoder, None, classes=1, encoder_depth=config.depth, **widths)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Binary cross-entropy plus soft Dice over the batch, both inside the field of view."""

@@ -5,6 +5,7 @@ A subclass says how the network is told what to keep (`condition`), which region
 
 from __future__ import annotations
 
+import json
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from polypforge.masks.shapes import bounding_box, box_mask, enlarge
 from polypforge.models.fill import smooth_fill
 from polypforge.models.latent_backbone import BackboneConfig, LatentBackbone, build_backbone, load_backbone
 from polypforge.models.latent_cache import LatentCache
+from polypforge.models.locate import locate, weights_hash
 from polypforge.models.pixels import to_planes, to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Batch, Job, Recipe
@@ -42,6 +44,7 @@ from polypforge.recipes.latent_inpainting.config import LatentInpaintingConfig
 from polypforge.recipes.latent_inpainting.schedule import diffusion_of
 from polypforge.recipes.windows import View, asked_lesion, channels_last, finished
 
+BASE = "base.json"  # beside an adapter: the hash of the weights that it adapts
 MISSES = 200  # windows without a usable region, for each example, before giving up
 CHANNELS, BLEND, CONTROL = "channels", "blend", "control"
 
@@ -307,6 +310,7 @@ class LatentInpainting(Recipe):
             from peft.utils import get_peft_model_state_dict
 
             StableDiffusionInpaintPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(self.backbone.unet))
+            (folder / BASE).write_text(json.dumps({"weights": weights_hash(locate(self.config.backbone.weights))}) + "\n")
         else:
             self.backbone.save(folder)
         self.save_config(folder)
@@ -319,6 +323,9 @@ class LatentInpainting(Recipe):
             from peft.utils import set_peft_model_state_dict
             from safetensors.torch import load_file
 
+            base = locate(config.backbone.weights)
+            if (folder / BASE).is_file() and read_json(folder / BASE)["weights"] != weights_hash(base):
+                raise UserError(f"{folder} adapts other weights than those of {config.backbone.weights} as they are now: restore them.")
             if control:
                 config = replace(config, backbone=replace(config.backbone, control_weights=str(folder / "controlnet")))
             model = cls(config)

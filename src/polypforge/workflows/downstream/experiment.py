@@ -125,6 +125,8 @@ def downstream(
             read_gates(supply.gates)
     for folder in (train, *map(Path, tests), *(Path(s.folder) for s in plan.supplies.values() if s.folder)):
         refuse_nesting(folder, out)
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}: ask for at least one.")
     fresh = not out.exists() or not any(out.iterdir())
     described = {"train": str(train.resolve()), "tests": [str(Path(t).resolve()) for t in tests], FILES: files_of(train, layout)}
     cache = out / "checks" / "train.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from polypforge.core.files import read_json, write_json
 from polypforge.evaluation.comparison import Comparison, compare
 from polypforge.evaluation.plan import Cell, Plan
 from polypforge.evaluation.tasks import task_of
+from polypforge.models.locate import public_name
 from polypforge.reporting.experiment import write_figures, write_tables
 
 MANY = 6  # comparisons, from which on chance is told of
@@ -50,13 +51,18 @@ def write_results(results: Results) -> dict[str, Any]:
         "published": [dict(row) for row in plan.published],
         "trainings": len(results.cells),
         "versions": _versions(results),
-        "plan": asdict(plan),
+        "plan": asdict(_without_paths(plan)),
         "out": str(results.out),
     }
     write_json(results.out / "results.json", found)
     write_tables(results.out, found)
     write_figures(results.out, found)
     return found
+
+
+def _without_paths(plan: Plan) -> Plan:
+    told = {k: replace(s, folder=public_name(s.folder), model=public_name(s.model)) for k, s in plan.supplies.items()}
+    return replace(plan, supplies=told)
 
 
 def _versions(results: Results) -> dict[str, str]:
