@@ -317,6 +317,63 @@ def test_distilled_steps_draw_where_there_are_as_many_and_nothing_to_set_out_fro
         replace(TINY, few_steps=(solver, solver))
 
 
+LEAPING = replace(TINY, base_px=32, detail_px=128, leap_rank=4, learns=("leap",))
+
+
+@pytest.fixture
+def leaping():
+    torch.manual_seed(0)
+    recipe = Forge(LEAPING)
+    wake(recipe.base)
+    return recipe
+
+
+def test_a_leap_draws_where_there_is_one_step_and_no_draft(leaping, frame, tmp_path):
+    leaping.set_steps(1)
+    plain = leaping.generate([job(frame)])[0]
+    for factor in leaping.leap.up.values():
+        torch.nn.init.normal_(factor, 0, 0.1)
+    leapt = leaping.generate([job(frame)])[0]
+    assert (plain.image != leapt.image).any()
+    leaping.save_pretrained(tmp_path)
+    again = load_recipe(tmp_path).generate([job(frame)])[0]
+    assert np.abs(again.image.astype(int) - leapt.image).max() <= 1
+    redrawn = leaping.redraw([job(frame)], [leapt], 0.6)[0]
+    leaping.leap = None
+    assert (leaping.generate([job(frame)])[0].image == plain.image).all() and (
+        leaping.redraw([job(frame)], [leapt], 0.6)[0].image == redrawn.image
+    ).all()
+
+
+def test_leaps_learn_what_several_steps_draw_and_the_stage_stays(leaping, phantoms):
+    before = {k: v.clone() for k, v in leaping.base.state_dict().items()}
+    batch = leaping.training_batch([prepare(c) for c in phantoms], 4, np.random.default_rng(0))
+    first = leaping.validation_losses(batch, 0)
+    optimizer = torch.optim.AdamW([p for p in leaping.parameters() if p.requires_grad], 2e-2)
+    for step in range(20):
+        loss, parts = leaping.loss(batch, torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert set(parts) == set(first) == {"leap", "leap_texture"}
+    assert leaping.validation_losses(batch, 0)["leap"] < 0.7 * first["leap"]
+    assert all(torch.equal(v, before[k]) for k, v in leaping.base.state_dict().items())
+
+
+def test_leaps_set_out_from_weights_without_one_and_are_left_out_where_none_is_asked(tiny_forge, leaping, tmp_path):
+    stage = Forge(replace(LEAPING, leap_rank=0, learns=("base",)))
+    wake(stage)
+    stage.save_pretrained(tmp_path / "stage")
+    set_out_from(leaping, str(tmp_path / "stage"))
+    assert all(torch.equal(a, b) for a, b in zip(leaping.base.state_dict().values(), stage.base.state_dict().values(), strict=True))
+    leaping.save_pretrained(tmp_path / "leaping")
+    set_out_from(stage, str(tmp_path / "leaping"))
+    assert stage.leap is None
+    for wrong, said in (({"leap_rank": 0}, "1 or more for a leap"), ({"base_px": 16}, "a multiple of 64 for leaps")):
+        with pytest.raises(ValueError, match=said):
+            replace(LEAPING, **wrong)
+
+
 def test_save_and_load(tiny_forge, frame, tmp_path):
     tiny_forge.config = replace(TINY, few_steps=(Solver((150.0, 1.0, 0.0), ((1.0,), (-0.5, 1.5))),))
     tiny_forge.save_pretrained(tmp_path / "m")

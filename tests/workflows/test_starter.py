@@ -14,7 +14,7 @@ def trained(monkeypatch, tmp_path):
     """Calls of `train`; `settings` changes what configurations say, and names what Ctrl-C stops."""
     calls, settings = {}, {}
 
-    def train(kind, data, out, assignments=(), budget_seconds=None, device="auto"):
+    def train(kind, data, out, assignments=(), budget_seconds=None, start=None, device="auto"):
         calls[out.name] = {"data": len(data), "budget": budget_seconds, "steps": [a for a in assignments if "max_steps" in a]}
         if kind == settings.get("stopped"):
             raise KeyboardInterrupt
@@ -35,9 +35,9 @@ def trained(monkeypatch, tmp_path):
 def test_every_shipped_network_is_trained_and_one_sees_no_patient(trained):
     calls, _, data = trained
     assert starter.build_starter(data, data / "out", budget_share=0.5) == {"packed": True}
-    assert sorted(calls) == starter_names()
+    assert sorted(calls) == sorted([*starter_names(), "forge-leap"])
     assert {name for name, call in calls.items() if not call["data"]} == {"lesion_segmenter"}
-    assert calls["forge"]["few"] == ("kvasir-seg", str(data / "out" / "forge"))
+    assert calls["forge"]["few"] == ("kvasir-seg", str(data / "out" / "forge-leap"))
     assert calls["lesion_segmenter"]["steps"] == ["training.max_steps=1500"] and calls["forge"]["budget"] == 1525
 
 
@@ -45,6 +45,7 @@ def test_steps_may_end_a_training_in_place_of_time(trained):
     calls, settings, data = trained
     settings["training"] = {"budget_seconds": None, "max_steps": 40}
     assert starter.build_starter(data, data / "out")["packed"]
+    assert calls.pop("forge-leap")["budget"] == starter.ONE_STEP_SECONDS
     assert all(call["budget"] is None and call["steps"] == ["training.max_steps=40"] for call in calls.values())
 
 

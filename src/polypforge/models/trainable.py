@@ -26,6 +26,7 @@ class Trainable(nn.Module, ABC):
     config: Any  # the model's own frozen dataclass
     knows_cases: ClassVar[bool] = True  # whether `loss` tells one case from another, as an attack on membership needs
     about_lesions: ClassVar[bool] = True  # else any frame teaches as much as another
+    optional: ClassVar[tuple[str, ...]] = ()  # how names of state begin that weights to set out from may lack, or have beside
     uses_all_parameters: bool = True  # in every step; where not, several processes must look for those left out
 
     def fit(self, cases: Sequence[Case]) -> None:

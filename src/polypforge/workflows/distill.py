@@ -51,7 +51,7 @@ def distill(
     """
     asked = sorted(set(steps))
     if not asked or not 2 <= asked[0] <= asked[-1] <= MOST_STEPS:
-        raise UserError(f"--steps: give 2 to {MOST_STEPS}; one step leaves nothing to fit, and with more the plain sampler does as well.")
+        raise UserError(f"--steps: give 2 to {MOST_STEPS}; with more the plain sampler does as well; one is learned (docs/forge.md).")
     if not 1 <= num <= MOST_REQUESTS:
         raise UserError(f"--num {num}: give 1 to {MOST_REQUESTS}; a few dozen say all that so few numbers can learn.")
     set_offline(offline)

@@ -39,7 +39,12 @@ from polypforge.workflows.train import read_settings, train
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
 LEARNER = "lesion_segmenter"  # never sees real data
-FEW = "forge-few"  # the generator with its few steps
+LEAP, FEW = "forge-leap", "forge-few"  # the generator with its one step, and with its few
+ONE_STEP = (
+    'model={"learns": ["leap"], "leap_rank": 7, "turned": 0.25}', "training.batch_size=16", "training.learning_rate=1e-3",
+    "training.ema_decay=0.99", "training.warmup_steps=30", "phantom.frames=0",
+)  # fmt: skip
+ONE_STEP_SECONDS = 1500.0
 TRAINED_AS = {ENCODER: FrameEncoder.name}  # where the shipped name isn't that of `polypforge train`
 
 
@@ -59,7 +64,9 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
         data_of = () if name == LEARNER else folders
         ends = () if steps is None else (f"training.max_steps={steps}",)
         train(kind, data_of, out / name, assignments=ends, budget_seconds=budget, device=device)
-    distill(folders[0], out / FEW, model=str(out / FORGE), device=device)
+    seconds = ONE_STEP_SECONDS * budget_share
+    train(FORGE, folders, out / LEAP, assignments=ONE_STEP, budget_seconds=seconds, start=str(out / FORGE), device=device)
+    distill(folders[0], out / FEW, model=str(out / LEAP), device=device)
     return pack_starter(folders, out, device)
 
 
@@ -219,7 +226,7 @@ work in) and `lesion_segmenter` (where the segmenters of `downstream fair` set o
 the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
 **Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/overlay_finder/starter.yaml`, `configs/window_segmenter/starter.yaml`, `configs/lesion_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
-weights of the last step are shipped, with two, three and four steps that `polypforge distill` fitted to them on training frames of Kvasir-SEG.
+weights of the last step are shipped, with one step that was learned from them, and two, three and four that `polypforge distill` fitted to them on training frames of Kvasir-SEG.
 
 **Figures** on held-out frames: half of the requests repaint the frame's lesion with a new one, half add a second lesion. The judge was trained on other frames than these. Copy-paste is Poisson
 blending of real training lesions into the same regions.

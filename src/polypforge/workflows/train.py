@@ -214,8 +214,9 @@ def set_out_from(model: Trainable, start: str) -> None:
         saved = type(model).load_pretrained(folder).state_dict()
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{start} is incomplete or damaged ({str(error).splitlines()[0]}): restore it or train again.") from error
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(model.optional)}
     try:
-        model.load_state_dict(saved)
+        model.load_state_dict(own | {k: v for k, v in saved.items() if k in own or not k.startswith(model.optional)})
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{start} has another shape than the configuration asks for ({reason}): give the configuration it has.") from error

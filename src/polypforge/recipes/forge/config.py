@@ -23,11 +23,12 @@ class ForgeConfig:
     lesion_weight, surround_weight, mask_weight: loss weight inside the lesion, outside the region, and of the mask channel (1 = the
     weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
-    texture_weight: of the detail's texture, beside its error pixel by pixel. learns: which stages do; the
-    other stays as it is. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window
-    of 256 (0: none). glints: share of the drawn tissue's reflected light that makes room for sharp wet spots. base_steps,
-    guidance, base_shift: the sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one
-    that takes base_steps steps, if any, is the sampler.
+    texture_weight: of the detail's texture, beside its error pixel by pixel. leap_rank: of the change of the base stage that draws in one
+    step what the stage draws in several; 0: one step is a plain one. learns: which of the stages and the leap do; the others stay as they
+    are. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window of 256 (0:
+    none). glints: share of the drawn tissue's reflected light that makes room for sharp wet spots. base_steps, guidance, base_shift: the
+    sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one that takes base_steps steps, if
+    any, is the sampler.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -48,6 +49,7 @@ class ForgeConfig:
     base_time: tuple[float, float] = (-0.5, 1.0)
     low_res_noise: float = 0.12
     texture_weight: float = 0.5
+    leap_rank: int = 0
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
     glints: float = 0.8
@@ -63,8 +65,12 @@ class ForgeConfig:
             raise ValueError("drop_all, drop_each, normal_share and turned are probabilities")
         if self.detail_crop_px != TILE_PX and self.detail_crop_px % (2 * TILE_PX):
             raise ValueError(f"detail_crop_px must be {TILE_PX} or a multiple of {2 * TILE_PX}, in which textures are compared")
-        if not self.learns or not set(self.learns) <= {"base", "detail"}:
-            raise ValueError("learns names base, detail or both")
+        if not self.learns or not set(self.learns) <= {"base", "detail", "leap"}:
+            raise ValueError("learns names base, detail, leap or several of them")
+        if self.leap_rank < 0 or ("leap" in self.learns and not self.leap_rank):
+            raise ValueError("leap_rank is 1 or more for a leap that learns, 8 for example, and 0 for none")
+        if self.leap_rank and self.base_px != TILE_PX and self.base_px % (2 * TILE_PX):
+            raise ValueError(f"base_px must be {TILE_PX} or a multiple of {2 * TILE_PX} for leaps, whose textures are compared")
         if self.texture_weight < 0:
             raise ValueError("texture_weight is at least 0")
         if not 0 <= self.grain <= MOST_GRAIN:

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polypforge.core.config import from_dict
@@ -25,7 +26,9 @@ from polypforge.recipes.forge import networks, sampling
 from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
+from polypforge.recipes.forge.leap import TEXTURE_WEIGHT, Leap, leap_errors
 
+LEAP_FILE = "leap.safetensors"
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -35,19 +38,24 @@ class Forge(Recipe):
     needs: ClassVar[frozenset[str]] = frozenset({"background"})
     removes: ClassVar[bool] = True
     steps_setting: ClassVar[str] = "base_steps"
+    optional: ClassVar[tuple[str, ...]] = ("leap.",)
 
     def __init__(
         self,
         config: ForgeConfig,
         base: networks.BaseStage | None = None,
         detail: networks.DetailStage | None = None,
+        leap: Leap | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.base = base or networks.BaseStage(config)
         self.detail = detail or networks.DetailStage(config)
+        self.leap = leap or (Leap(self.base, config.leap_rank) if config.leap_rank else None)
         self.base.requires_grad_("base" in config.learns)
         self.detail.requires_grad_("detail" in config.learns)
+        if self.leap is not None:
+            self.leap.requires_grad_("leap" in config.learns)
 
     def prepare(self, cases: Sequence[Case]) -> list[Prepared]:
         return [prepare(case) for case in cases]
@@ -84,6 +92,10 @@ class Forge(Recipe):
             few = max(1, round(len(batch["image"]) * share))
             parts["rebuilt"], parts["texture"] = self._detail_errors({k: v[:few] for k, v in batch.items()}, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
+        if self.leap is not None and "leap" in self.config.learns:
+            target = networks.base_target(self.config, batch)
+            parts["leap"], parts["leap_texture"] = leap_errors(self.leap, self.base, target, self._asked(target, batch), generator)
+            total = total + parts["leap"] + TEXTURE_WEIGHT * parts["leap_texture"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     def _detail_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -114,12 +126,16 @@ class Forge(Recipe):
             target = networks.base_target(self.config, batch)
             for time in VALIDATION_TIMES:
                 losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
+        if self.leap is not None and "leap" in self.config.learns:
+            target = networks.base_target(self.config, batch)
+            found = leap_errors(self.leap, self.base, target, self._asked(target, batch), generator)
+            losses["leap"], losses["leap_texture"] = map(float, found)
         if "detail" in self.config.learns:
             losses["detail"], losses["texture"] = map(float, self._detail_errors(batch, generator))
         return losses
 
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
-        return sampling.generate(self.config, self.base, self.detail, jobs)
+        return sampling.generate(self.config, self.base, self.detail, self.leap, jobs)
 
     def redraw(self, jobs: Sequence[Job], drafts: Sequence[Case], strength: float) -> list[Case]:
         """As `generate`, but each job sets out from a draft of its result: image and mask of the whole frame, the lesion in its place.
@@ -127,7 +143,7 @@ class Forge(Recipe):
         strength: noise level in 0..1 from which the base stage draws: the nearer to 0, the more of the draft stays. What the lesion should
         be like is measured from the draft. Raises UserError for a draft that shows no lesion in the region.
         """
-        return sampling.generate(self.config, self.base, self.detail, jobs, sampling.Drafts(drafts, strength))
+        return sampling.generate(self.config, self.base, self.detail, None, jobs, sampling.Drafts(drafts, strength))
 
     def encoder(self) -> Encoder:
         """Of the base stage, with no region to repaint and nothing asked for."""
@@ -146,6 +162,8 @@ class Forge(Recipe):
         self.base.unet.save_pretrained(folder / "base_unet")
         self.base.embedding.save_pretrained(folder / "base_embedding")
         self.detail.unet.save_pretrained(folder / "detail_unet")
+        if self.leap is not None:
+            save_file({k: v.contiguous() for k, v in self.leap.state_dict().items()}, folder / LEAP_FILE)
         self.save_config(folder)
 
     @classmethod
@@ -161,4 +179,6 @@ class Forge(Recipe):
         detail_unet = UNet2DModel.from_pretrained(folder / "detail_unet", local_files_only=True, use_safetensors=True)
         if (folder / "detail_head").is_dir():
             raise ValueError("its detail stage draws with a head that forge no longer has: train it again")
-        return cls(config, networks.BaseStage(config, base_unet, embedding), networks.DetailStage(config, detail_unet))
+        base = networks.BaseStage(config, base_unet, embedding)
+        leap = Leap.of(base, load_file(folder / LEAP_FILE)) if config.leap_rank else None
+        return cls(config, base, networks.DetailStage(config, detail_unet), leap)

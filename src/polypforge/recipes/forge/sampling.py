@@ -29,6 +29,7 @@ from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
 from polypforge.recipes.forge.glints import with_glints
 from polypforge.recipes.forge.grain import with_grain
+from polypforge.recipes.forge.leap import Leap
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
@@ -67,8 +68,11 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Sequence[Job], drafts: Drafts | None = None) -> list[Case]:
-    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch."""
+def generate(
+    config: ForgeConfig, base: BaseStage, detail: DetailStage, leap: Leap | None, jobs: Sequence[Job], drafts: Drafts | None = None
+) -> list[Case]:
+    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch. leap: draws where there is
+    one step, and no draft."""
     device = next(base.parameters()).device
     views, (image, region, field) = shown(config, jobs, device)
     if drafts:
@@ -79,7 +83,7 @@ def generate(config: ForgeConfig, base: BaseStage, detail: DetailStage, jobs: Se
     strength = drafts.strength if drafts else 1.0
     seeds = [j.request.seed for j in jobs]
     with fast_inference(device):
-        state = _sample(config, base, detail, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
+        state = _sample(config, base, detail, leap, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
     return _threads(partial(finish, config), jobs, views, channels_last(state))
 
 
@@ -138,6 +142,7 @@ def _sample(
     config: ForgeConfig,
     base: BaseStage,
     detail: DetailStage,
+    leap: Leap | None,
     image: Tensor,
     region: Tensor,
     field: Tensor,
@@ -153,10 +158,11 @@ def _sample(
     solver = config.solver() if sketch is None else None
     if solver is not None:
         sample, sigmas = solver.sampler(), torch.tensor(solver.sigmas)
+    denoise = partial(leap, base) if leap is not None and config.base_steps == 1 else as_denoiser(base)
     start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
     if sketch is not None:
         start = start + F.avg_pool2d(sketch, factor)
-    coarse = sample(guided(as_denoiser(base), config.guidance), start, sigmas.to(image.device), cond).clamp(-1, 1)
+    coarse = sample(guided(denoise, config.guidance), start, sigmas.to(image.device), cond).clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)
