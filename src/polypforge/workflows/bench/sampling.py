@@ -45,14 +45,21 @@ def sampling(setting: Setting) -> Contest:
     recipe = setting.recipe
     if not isinstance(recipe, Forge):
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
-    few = Forge(replace(recipe.config, base_steps=FEW_STEPS), recipe.base, recipe.detail).eval()
+    counts = [FEW_STEPS, *([1] if recipe.leap is not None else [])]
+    few = [Forge(replace(recipe.config, base_steps=n), recipe.base, recipe.detail, recipe.leap).eval() for n in counts]
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
-    sides = [_in_batches(r, jobs, r.config.base_steps, "fitted" if r.config.solver() else "2M") for r in (recipe, few)]
+    sides = [_in_batches(r, jobs, r.config.base_steps, _sampler(r)) for r in (recipe, *few)]
     for precision in dict.fromkeys(("float32", ours)):
         name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
         sides.append(Side(name, _in_turn(jobs, partial(plain_forge, recipe, steps=PLAIN_STEPS, fast=precision == "bf16")), 1))
     return Contest("sampling", f"a case of {setting.side_px} px, forge", sides, "the same weights; a whole case: window to paste")
+
+
+def _sampler(recipe: Forge) -> str:
+    if recipe.config.base_steps == 1 and recipe.leap is not None:
+        return "leap"
+    return "fitted" if recipe.config.solver() else "2M"
 
 
 def sampling_inpaint(setting: Setting) -> Contest:
