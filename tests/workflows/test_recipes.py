@@ -113,7 +113,7 @@ def test_every_recipe_trains_and_expands_from_the_command_line(name, data, tmp_p
 
 def test_a_recipe_without_weights_is_trained_first(data, tmp_path):
     result = expand(data, tmp_path / "out", 1, recipe="singan_seg", budget_seconds=3, device="cpu")
-    assert result.made >= 1 and (tmp_path / "out" / "work" / "train" / "model" / "config.json").is_file()
+    assert result.made >= 1 and (tmp_path / "out" / "work" / "learned" / "model" / "config.json").is_file()
 
 
 def test_a_training_run_of_a_recipe_resumes_and_feeds_generate(data, tmp_path):

@@ -93,10 +93,13 @@ class Forge(Recipe):
             parts["rebuilt"], parts["texture"] = self._detail_errors({k: v[:few] for k, v in batch.items()}, generator)
             total = total + parts["rebuilt"] + self.config.texture_weight * parts["texture"]
         if self.leap is not None and "leap" in self.config.learns:
-            target = networks.base_target(self.config, batch)
-            parts["leap"], parts["leap_texture"] = leap_errors(self.leap, self.base, target, self._asked(target, batch), generator)
+            parts["leap"], parts["leap_texture"] = self._leap_errors(self.leap, batch, generator)
             total = total + parts["leap"] + TEXTURE_WEIGHT * parts["leap_texture"]
         return total, {name: value.detach() for name, value in parts.items()}
+
+    def _leap_errors(self, leap: Leap, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        target = networks.base_target(self.config, batch)
+        return leap_errors(leap, self.base, target, self._asked(target, batch), generator)
 
     def _detail_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`rebuilt_error` and `drawn_texture_error` of what the detail stage draws."""
@@ -127,9 +130,7 @@ class Forge(Recipe):
             for time in VALIDATION_TIMES:
                 losses[f"base@{time}"] = networks.clean_error(self.base, target, self._asked(target, batch), time, generator)
         if self.leap is not None and "leap" in self.config.learns:
-            target = networks.base_target(self.config, batch)
-            found = leap_errors(self.leap, self.base, target, self._asked(target, batch), generator)
-            losses["leap"], losses["leap_texture"] = map(float, found)
+            losses["leap"], losses["leap_texture"] = map(float, self._leap_errors(self.leap, batch, generator))
         if "detail" in self.config.learns:
             losses["detail"], losses["texture"] = map(float, self._detail_errors(batch, generator))
         return losses
