@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import polypforge.recipes.forge.distill as stage
 import polypforge.workflows.distill as workflow
@@ -13,12 +15,14 @@ from polypforge.core.files import sha256_of
 from polypforge.data.folder import write_data_set
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
+from polypforge.recipes.forge.recipe import Forge
 from polypforge.workflows.distill import distill
 from polypforge.workflows.finetune import finetune
 from polypforge.workflows.generate import generate_cases
 from polypforge.workflows.opened import open_checked
 from polypforge.workflows.plan import make_planner
 from tests.command_line import polypforge
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -128,3 +132,13 @@ def test_the_command(given, capsys):
     assert "2 steps: " in shown.out and str(given / "out" / "model") in shown.out and "min at most" in shown.err
     assert polypforge(*words, "--json") in (0, None)
     assert json.loads(capsys.readouterr().out)["fitted"][0]["steps"] == 2
+
+
+def test_weights_that_learned_a_leap_last_are_trained_on_as_stages(given):
+    leaping = Forge(replace(TINY, base_px=32, detail_px=128, leap_rank=2, learns=("leap",)))
+    leaping.save_pretrained(given / "leaping")
+    opened = open_checked(given / "data", min_cases=1)
+    tuned = load_recipe(finetune(given / "leaping", opened, given / "tuned", 1.0, 0, "cpu"))
+    assert tuned.leap is None and tuned.config.learns == ("base", "detail")
+    before, after = leaping.base.state_dict(), tuned.base.state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ os.umask(_UMASK)
 
 def visible(root: Path, pattern: str) -> list[Path]:
     """Files and folders below `root` whose name fits, sorted; what is hidden, or lies in a hidden folder, is passed over."""
-    return sorted(p for p in root.rglob(pattern) if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [Path(folder) / n for n in (*folders, *names) if not n.startswith(".") and fnmatch(n, pattern)]
+    return sorted(found)
 
 
 @contextmanager

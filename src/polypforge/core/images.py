@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 from functools import reduce
@@ -16,7 +15,7 @@ from PIL import Image as PIL
 from PIL import ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from polypforge.core.errors import UserError
-from polypforge.core.files import whole_file
+from polypforge.core.files import visible, whole_file
 from polypforge.core.types import Image, Mask
 
 MAX_SIDE_PX = 8192
@@ -141,8 +140,4 @@ def write_png(path: Path, pixels: np.ndarray, text: dict[str, str] | None = None
 
 def image_files(folder: Path) -> list[Path]:
     """Files below `folder` with an image's suffix, sorted; hidden files are passed over."""
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(root) / n for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith(".")]
-    return sorted(found)
+    return [p for p in visible(folder, "*") if p.suffix.lower() in SUFFIXES and not p.is_dir()]

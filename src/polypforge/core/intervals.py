@@ -33,6 +33,12 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the middle 95 % of resampled figures (n,) lie."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927). (0, 1) for no trials."""
     if trials == 0:

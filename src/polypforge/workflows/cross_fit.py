@@ -73,7 +73,7 @@ def cross_fit(
             name, data, out / f"fold-{fold}", config=config, assignments=assignments, budget_seconds=each, leave_out=left_out, **options
         )
         results.append(result)
-    parts |= {plain_name(name): part for name, part in parts.items()}  # as `data import` would write them
+    parts = {plain_name(case): part for case, part in parts.items()} | parts  # also as `data import` would write them
     with whole_folder(out / "model") as folder:
         CrossFitted([load_judge(out / f"fold-{k}" / "model") for k in range(folds)], parts).save_pretrained(folder)
     summary = {"name": name, "folds": folds, "model": str(out / "model"), "step": sum(r["step"] for r in results)}

@@ -32,7 +32,9 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     torch.manual_seed(seed)
     recipe = load_recipe(folder)
     if isinstance(recipe, Forge):
-        recipe.config, recipe.leap = replace(recipe.config, few_steps=(), leap_rank=0), None  # were learned from the weights as they are
+        stages = tuple(part for part in recipe.config.learns if part != "leap") or ("base", "detail")
+        config = replace(recipe.config, few_steps=(), leap_rank=0, learns=stages)  # one step and few belong to the weights as they are
+        recipe = Forge(config, recipe.base, recipe.detail)
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.to_learn(s, seed)], out / "text")) for s in ("train", "val"))
     if not len(pool):
         raise UserError(f"no case of the data can fine-tune {recipe.name}: it needs masks that show a lesion, and sharp frames.")

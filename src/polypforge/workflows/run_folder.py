@@ -55,15 +55,15 @@ def claim(folder: Path, command: str, settings: dict[str, Any]) -> None:
     going_on = resumes(folder, command, settings)
     lock = folder.resolve() / LOCK
     if lock not in _HELD:
+        held = FileLock(lock, thread_local=False)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            _HELD[lock] = FileLock(lock, thread_local=False)
-            _HELD[lock].acquire(timeout=0)
+            held.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is at work in {folder}: wait for it, or choose another output folder.") from None
         except OSError as error:
-            _HELD.pop(lock, None)
-            if isinstance(error, Timeout):
-                raise UserError(f"another process is at work in {folder}: wait for it, or choose another output folder.") from None
             raise UserError(f"{folder} can't be written ({error.strerror}): choose another output folder.") from error
+        _HELD[lock] = held
     if not going_on:
         write_json(folder / RUN_FILE, {"command": command, "settings": settings})
 

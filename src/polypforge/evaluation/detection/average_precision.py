@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polypforge.core.intervals import LEAST_GROUPS, group_weights
+from polypforge.core.intervals import LEAST_GROUPS, group_weights, percentile_interval
 from polypforge.core.types import Box
 from polypforge.masks.shapes import box_iou
 
@@ -89,13 +89,9 @@ def summarise(runs: Sequence[Sequence[Mapping[str, Any]]], resamples: int = 300,
     values = _measures(ranked, np.ones(len(rows)))
     enough = len({r["group"] for r in rows if r["truths"]}) >= LEAST_GROUPS
     spread = np.array([list(_measures(ranked, w).values()) for w in drawn]) if enough else None
-    told = {k: {"value": v, "interval": _middle(spread[:, i]) if spread is not None else None} for i, (k, v) in enumerate(values.items())}
+    intervals = [None] * len(values) if spread is None else [percentile_interval(column) for column in spread.T]
+    told = {k: {"value": v, "interval": interval} for (k, v), interval in zip(values.items(), intervals, strict=True)}
     return {"n": len(rows), "measures": told}
-
-
-def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _measures(runs: Sequence[Ranked], weights: NDArray[np.float64]) -> dict[str, float]:

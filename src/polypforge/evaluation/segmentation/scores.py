@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polypforge.core.images import brightest_channel, shrunk_size
-from polypforge.core.intervals import LEAST_GROUPS, group_weights
+from polypforge.core.intervals import LEAST_GROUPS, group_weights, percentile_interval
 from polypforge.core.types import Image, Mask
 from polypforge.masks.attributes import SIZES
 from polypforge.masks.shapes import dilate, rim
@@ -124,13 +124,13 @@ def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed:
         sums = weights[:, chosen].sum(1)
         draws = (weights[:, chosen] @ values[chosen])[sums > 0] / sums[sums > 0]
         enough = len({s.group for s, picked in zip(scores, chosen, strict=True) if picked}) >= LEAST_GROUPS
-        return {"value": float(values[chosen].mean()), "interval": _quantiles(draws) if enough else None}
+        return {"value": float(values[chosen].mean()), "interval": percentile_interval(draws) if enough else None}
 
     imagewise = {name: told(values, shows | (name == "accuracy")) for name, values in each.items()}
     several = len({s.group for s in scores}) >= LEAST_GROUPS
     pooled = weights @ counts
     micro = {
-        n: {"value": float(m(counts.sum(1)).mean()), "interval": _quantiles(m(pooled).mean(0)) if several else None}
+        n: {"value": float(m(counts.sum(1)).mean()), "interval": percentile_interval(m(pooled).mean(0)) if several else None}
         for n, m in MEASURES.items()
     }
     kinds = {f"{name} lesions": [low <= np.sqrt(s.size) < high and s.size > 0 for s in scores] for name, (low, high) in SIZES.items()}
@@ -148,8 +148,3 @@ def summarise(runs: Sequence[Sequence[ImageScore]], resamples: int = 1000, seed:
 def lesion_shown(scores: Sequence[ImageScore]) -> NDArray[np.bool_]:
     """(n,): which images show a lesion."""
     return np.array([s.size > 0 for s in scores])
-
-
-def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
