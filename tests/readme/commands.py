@@ -19,7 +19,6 @@ SMALL = {
     "--budget 15m": "--budget 4s",
     "num=100": "num=2",
     "--only gating": "--only gating --rounds 2",
-    "--steps 4 --out runs/forge-few": "--steps 2 --num 2 --out runs/forge-few",
 }
 SMALL_TRAINING = [
     w for s in ("training.batch_size=4", "training.validation_examples=4", "training.preview_every=0", "phantom.frames=4")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from polypforge.core.errors import UserError
 from polypforge.core.types import Case, Request
 from polypforge.data.prepared import prepare
-from polypforge.diffusion.solver import Solver
 from polypforge.masks.shapes import bounding_box, box_mask, enlarge, inner_distance, polygon_mask
 from polypforge.models.locate import locate
 from polypforge.proposals.places import region_polygon
@@ -23,6 +22,7 @@ from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_er
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw, request_vector
 from polypforge.recipes.forge.glints import LEAST, RETURNED, with_glints
 from polypforge.recipes.forge.grain import with_grain
+from polypforge.recipes.forge.leap import MOST_LEAPT, TIMES_AFTER, leapt
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.graft.recipe import Graft, GraftConfig
 from polypforge.recipes.windows import FEATHER, View, remaining
@@ -297,26 +297,6 @@ def test_fewer_steps_are_fewer_calls_of_the_network(tiny_forge, frame):
         Graft(GraftConfig()).set_steps(4)
 
 
-def test_distilled_steps_draw_where_there_are_as_many_and_nothing_to_set_out_from(tiny_forge, frame):
-    solver = Solver((150.0, 1.0, 0.0), ((1.0,), (-0.5, 1.5)))
-    plain, few = replace(TINY, base_steps=2), replace(TINY, base_steps=2, few_steps=(solver,))
-    draft = tiny_forge.generate([job(frame)])
-    drawn, redrawn = [], []
-    seen = []
-    hook = tiny_forge.base.register_forward_hook(lambda _, given, __: seen.append(float(given[1][0])))
-    for config in (plain, few):
-        tiny_forge.config = config
-        drawn.append(tiny_forge.generate([job(frame)])[0].image)
-        redrawn.append(tiny_forge.redraw([job(frame)], draft, 0.6)[0].image)
-    hook.remove()
-    assert (drawn[0] != drawn[1]).any() and (redrawn[0] == redrawn[1]).all()
-    assert seen[4:6] == pytest.approx([1 / 151, 0.5])
-    tiny_forge.set_steps(3)
-    assert tiny_forge.config.solver() is None and few.solver() == solver
-    with pytest.raises(ValueError, match="one solver for each"):
-        replace(TINY, few_steps=(solver, solver))
-
-
 LEAPING = replace(TINY, base_px=32, detail_px=128, leap_rank=4, learns=("leap",))
 
 
@@ -328,21 +308,50 @@ def leaping():
     return recipe
 
 
-def test_a_leap_draws_where_there_is_one_step_and_no_draft(leaping, frame, tmp_path):
-    leaping.set_steps(1)
-    plain = leaping.generate([job(frame)])[0]
+@pytest.mark.parametrize("steps", range(1, MOST_LEAPT + 1))
+def test_few_steps_set_out_with_the_leap(leaping, frame, steps):
+    """The stage is asked at the times after it; what is drawn depends on both, and not at all on the leap in more steps or from a draft."""
     for factor in leaping.leap.up.values():
         torch.nn.init.normal_(factor, 0, 0.1)
-    leapt = leaping.generate([job(frame)])[0]
-    assert (plain.image != leapt.image).any()
+    leaping.set_steps(steps)
+    asked = []
+    hook = leaping.base.register_forward_hook(lambda _, given, __: asked.append(float(given[1][0])))
+    drawn = leaping.generate([job(frame)])[0]
+    assert asked == pytest.approx([0.005, *TIMES_AFTER[steps - 1]])
+    asked.clear()
+    redrawn = leaping.redraw([job(frame)], [drawn], 0.6)[0]
+    assert len(asked) == 12 and asked[0] == pytest.approx(0.4)  # 0.6 of DRAFT_STEPS
+    hook.remove()
+    leap, leaping.leap = leaping.leap, None
+    assert (leaping.generate([job(frame)])[0].image != drawn.image).any()
+    assert (leaping.redraw([job(frame)], [drawn], 0.6)[0].image == redrawn.image).all()
+    leaping.set_steps(MOST_LEAPT + 1)
+    plain = leaping.generate([job(frame)])[0]
+    leaping.leap = leap
+    assert (leaping.generate([job(frame)])[0].image == plain.image).all()
+
+
+def test_a_leap_that_answers_as_the_stage_does_leads_to_where_the_stage_goes(leaping, frame):
+    """Steps after a leap walk on along its own noise: with a perfect denoiser, whose answer is the same at all times, they stay there."""
+    goal = torch.rand(2, 4, 32, 32) * 2 - 1
+    noise = torch.randn(2, 4, 32, 32)
+
+    class Perfect(torch.nn.Module):
+        def forward(self, x, time, cond):
+            return goal
+
+    for steps in range(1, MOST_LEAPT + 1):
+        drawn = leapt(lambda base, x, sigma, cond: goal, Perfect(), noise, ({}, {}), steps, 1.0)
+        assert torch.allclose(drawn, goal, atol=1e-5)
+
+
+def test_a_leap_is_saved_with_the_stage(leaping, frame, tmp_path):
+    for factor in leaping.leap.up.values():
+        torch.nn.init.normal_(factor, 0, 0.1)
+    leaping.set_steps(2)
+    drawn = leaping.generate([job(frame)])[0].image.astype(int)
     leaping.save_pretrained(tmp_path)
-    again = load_recipe(tmp_path).generate([job(frame)])[0]
-    assert np.abs(again.image.astype(int) - leapt.image).max() <= 1
-    redrawn = leaping.redraw([job(frame)], [leapt], 0.6)[0]
-    leaping.leap = None
-    assert (leaping.generate([job(frame)])[0].image == plain.image).all() and (
-        leaping.redraw([job(frame)], [leapt], 0.6)[0].image == redrawn.image
-    ).all()
+    assert np.abs(load_recipe(tmp_path).generate([job(frame)])[0].image - drawn).max() <= 1
 
 
 def test_leaps_learn_what_several_steps_draw_and_the_stage_stays(leaping, phantoms):
@@ -375,7 +384,6 @@ def test_leaps_set_out_from_weights_without_one_and_are_left_out_where_none_is_a
 
 
 def test_save_and_load(tiny_forge, frame, tmp_path):
-    tiny_forge.config = replace(TINY, few_steps=(Solver((150.0, 1.0, 0.0), ((1.0,), (-0.5, 1.5))),))
     tiny_forge.save_pretrained(tmp_path / "m")
     twin = load_recipe(tmp_path / "m")
     assert twin.config == tiny_forge.config
@@ -390,7 +398,7 @@ def test_save_and_load(tiny_forge, frame, tmp_path):
 def test_weights_of_earlier_detail_stages_load(tiny_forge, tmp_path):
     tiny_forge.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    stored["config"] |= {"detail_steps": 8, "detail_time": [-0.3, 1.0], "fooling_weight": 0.05}
+    stored["config"] |= {"detail_steps": 8, "detail_time": [-0.3, 1.0], "fooling_weight": 0.05, "few_steps": []}
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert load_recipe(tmp_path).config == TINY
 

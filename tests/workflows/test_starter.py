@@ -19,13 +19,16 @@ def trained(monkeypatch, tmp_path):
         if kind == settings.get("stopped"):
             raise KeyboardInterrupt
 
+    def distill(data, out, model, budget_seconds, device):
+        calls[out.name] = {"data": list(data), "model": model, "budget": budget_seconds}
+
     def read(*rest):
         *others, training, phantom = read_settings(*rest)
         return *others, replace(training, **settings.get("training", {})), phantom
 
     monkeypatch.setattr(starter, "train", train)
     monkeypatch.setattr(starter, "read_settings", read)
-    monkeypatch.setattr(starter, "distill", lambda data, out, model, device: calls["forge"].update(few=(data.name, model)))
+    monkeypatch.setattr(starter, "distill", distill)
     monkeypatch.setattr(starter, "pack_starter", lambda *_: {"packed": True})
     for name in starter.SETS:
         (tmp_path / name).mkdir()
@@ -37,7 +40,7 @@ def test_every_shipped_network_is_trained_and_one_sees_no_patient(trained):
     assert starter.build_starter(data, data / "out", budget_share=0.5) == {"packed": True}
     assert sorted(calls) == sorted([*starter_names(), "forge-leap"])
     assert {name for name, call in calls.items() if not call["data"]} == {"lesion_segmenter"}
-    assert calls["forge"]["few"] == ("kvasir-seg", str(data / "out" / "forge-leap"))
+    assert calls["forge-leap"]["model"] == str(data / "out" / "forge") and calls["forge-leap"]["budget"] == 750
     assert calls["lesion_segmenter"]["steps"] == ["training.max_steps=1500"] and calls["forge"]["budget"] == 1525
 
 
@@ -45,7 +48,7 @@ def test_steps_may_end_a_training_in_place_of_time(trained):
     calls, settings, data = trained
     settings["training"] = {"budget_seconds": None, "max_steps": 40}
     assert starter.build_starter(data, data / "out")["packed"]
-    assert calls.pop("forge-leap")["budget"] == starter.ONE_STEP_SECONDS
+    assert calls.pop("forge-leap")["budget"] == starter.DISTILL_SECONDS
     assert all(call["budget"] is None and call["steps"] == ["training.max_steps=40"] for call in calls.values())
 
 

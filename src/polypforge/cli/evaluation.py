@@ -23,7 +23,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often each side runs.")] = 5,
     side: Annotated[int, typer.Option(help="Side of the phantom frames in pixels.")] = 256,
     model: Annotated[str, typer.Option(help="Weights of forge: a run folder, a saved folder, or starter:forge.")] = "starter:forge",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 16,
     device: Device = "auto",
     offline: Offline = False,
     as_json: JsonOut = False,

@@ -89,7 +89,7 @@ def expand(
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     synthetic_only: Annotated[bool, typer.Option(help="Leave the real cases out of the result.")] = False,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 16,
     seed: Seed = 0,
     device: Device = "auto",
     offline: Offline = False,
@@ -178,19 +178,21 @@ def train(
         offline=offline,
         start=start,
     )
+    emit(result, as_json, _trained(result))
+
+
+def _trained(result: dict[str, Any]) -> str:
     reached = f", {result['tflops']:.3f} TFLOP/s ({result['utilisation']:.0%} of a convolution here)" if "tflops" in result else ""
     best = "not validated yet" if result["best_loss"] is None else f"best validation {result['best_loss']:.4f}"
-    text = f"step {result['step']}, {result['samples']} samples, {best}{reached}\n{result['model']}"
-    emit(result, as_json, text)
+    return f"step {result['step']}, {result['samples']} samples, {best}{reached}\n{result['model']}"
 
 
 @app.command()
 def distill(
-    data: Annotated[Path, typer.Argument(help="Frames to learn from: the training split of a data set.")],
-    out: Annotated[Path, typer.Option(help="Folder for the weights with what was found. The same command resumes it.")],
+    data: Annotated[list[Path], typer.Argument(help="Frames to learn from: the training splits of data sets.")],
+    out: Annotated[Path, typer.Option(help="Run folder of the weights. The same command resumes it.")],
     model: Annotated[str, typer.Option(help="Weights of forge: run folder, saved folder, hub id, or starter:NAME.")] = "starter:forge",
-    steps: Annotated[list[int] | None, typer.Option(help="A number of steps, 2 to 8; may be repeated. By default 2, 3 and 4.")] = None,
-    num: Annotated[int, typer.Option(help="How many requests it learns from.")] = 32,
+    budget: Annotated[str | None, typer.Option(help="Train for so long (90s, 15m, 2h); 25 minutes by default.")] = None,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -198,15 +200,15 @@ def distill(
     offline: Offline = False,
     as_json: JsonOut = False,
 ) -> None:
-    """Fit few steps of the sampler to what given weights of forge draw in many; `--steps` of generate and expand then uses them."""
-    from polypforge.workflows.distill import STEPS
+    """Teach given weights of forge to draw in one to four steps what they draw in many."""
+    from polypforge.workflows.distill import BUDGET_SECONDS
     from polypforge.workflows.distill import distill as run
 
+    seconds = BUDGET_SECONDS if budget is None else duration(budget)
     result = run(
-        data, out, model=model, steps=steps or STEPS, num=num, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline
+        data, out, model=model, budget_seconds=seconds, layout=layout, skip_bad=skip_bad, seed=seed, device=device, offline=offline
     )
-    lines = [f"{f['steps']} steps: {f['distance']:.3f} from what many steps draw, not {f['plain']:.3f}" for f in result["fitted"]]
-    emit(result, as_json, "\n".join([*lines, result["model"]]))
+    emit(result, as_json, _trained(result))
 
 
 for command in (plan, references, propose, gate, audit, evaluate, downstream, bench):
@@ -222,7 +224,7 @@ def generate(
     requests: Annotated[Path | None, typer.Option(help="JSONL of requests; without it, --num of them are planned.")] = None,
     num: Annotated[int | None, typer.Option(help="How many cases to plan when no requests are given.")] = None,
     shard: Annotated[str, typer.Option(help="K/N: make only every N-th request, starting with the K-th.")] = "1/1",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 16,
     engine: Engine = "local",
     workers: Workers = None,
     layout: Layout = "auto",

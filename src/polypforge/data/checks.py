@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,7 +74,7 @@ def check(source: Source, advance: Callable[[str, int], None] | None = None, wor
     lesions: list[str] = []
     prints: list[Fingerprint] = []
     by_hash: dict[str, str] = {}
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or joblib.cpu_count()) as pool:
         for case, looked in zip(source.cases, pool.map(_look, source.cases), strict=True):
             own, print_, digest, shows = looked
             findings += own

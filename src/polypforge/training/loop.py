@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -137,7 +137,7 @@ class Trainer:
         first = self.progress.step
         if self.accelerator.device.type == "cpu":
             yield from map(self._batch, count(first))
-        ahead = max(1, min(MOST_READERS, (os.cpu_count() or 2) - 1))
+        ahead = max(1, min(MOST_READERS, joblib.cpu_count() - 1))
         with ThreadPoolExecutor(ahead) as readers:
             coming = deque(readers.submit(self._batch, first + k) for k in range(ahead))
             for step in count(first + ahead):

@@ -86,7 +86,7 @@ def expand(
     layout: str = "auto",
     skip_bad: bool = False,
     synthetic_only: bool = False,
-    batch_size: int = 8,
+    batch_size: int = 16,
     device: str = "auto",
     offline: bool = False,
 ) -> ExpandResult:

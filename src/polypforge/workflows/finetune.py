@@ -11,6 +11,7 @@ from polypforge.core.console import console
 from polypforge.core.errors import UserError
 from polypforge.core.files import read_json
 from polypforge.recipes import load_recipe, recipe_class
+from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
@@ -33,7 +34,8 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     recipe = load_recipe(folder)
     if isinstance(recipe, Forge):
         stages = tuple(part for part in recipe.config.learns if part != "leap") or ("base", "detail")
-        config = replace(recipe.config, few_steps=(), leap_rank=0, learns=stages)  # one step and few belong to the weights as they are
+        steps = max(recipe.config.base_steps, ForgeConfig.base_steps)  # few belong to a leap, and that to the weights as they were
+        config = replace(recipe.config, base_steps=steps, leap_rank=0, learns=stages)
         recipe = Forge(config, recipe.base, recipe.detail)
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.to_learn(s, seed)], out / "text")) for s in ("train", "val"))
     if not len(pool):

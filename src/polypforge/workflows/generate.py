@@ -43,7 +43,7 @@ def generate_cases(
     requests_file: Path | None = None,
     num: int | None = None,
     shard: str = "1/1",
-    batch_size: int = 8,
+    batch_size: int = 16,
     engine: str = "local",
     workers: int | None = None,
     layout: str = "auto",

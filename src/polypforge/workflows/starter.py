@@ -32,6 +32,7 @@ from polypforge.quality.segmenter import WindowSegmenter
 from polypforge.recipes import Job, Recipe, load_recipe
 from polypforge.recipes.copy_paste.paste import FIT, paste_lesion
 from polypforge.reporting.panels import sheet, strip
+from polypforge.workflows.distill import BUDGET_SECONDS as DISTILL_SECONDS
 from polypforge.workflows.distill import distill
 from polypforge.workflows.opened import Opened, open_checked
 from polypforge.workflows.train import read_settings, train
@@ -39,12 +40,7 @@ from polypforge.workflows.train import read_settings, train
 SETS = ("kvasir-seg", "polypgen")
 JUDGE, FORGE, FIRST_STAGE, ENCODER, FINDER = "window_segmenter", "forge", "first_stage", "encoder", "overlay_finder"
 LEARNER = "lesion_segmenter"  # never sees real data
-LEAP, FEW = "forge-leap", "forge-few"  # the generator with its one step, and with its few
-ONE_STEP = (
-    'model={"learns": ["leap"], "leap_rank": 7, "turned": 0.25}', "training.batch_size=16", "training.learning_rate=1e-3",
-    "training.ema_decay=0.99", "training.warmup_steps=30", "phantom.frames=0",
-)  # fmt: skip
-ONE_STEP_SECONDS = 1500.0
+LEAP = "forge-leap"  # the generator with its few steps
 TRAINED_AS = {ENCODER: FrameEncoder.name}  # where the shipped name isn't that of `polypforge train`
 
 
@@ -64,18 +60,16 @@ def build_starter(data: Path, out: Path, budget_share: float = 1.0, device: str 
         data_of = () if name == LEARNER else folders
         ends = () if steps is None else (f"training.max_steps={steps}",)
         train(kind, data_of, out / name, assignments=ends, budget_seconds=budget, device=device)
-    seconds = ONE_STEP_SECONDS * budget_share
-    train(FORGE, folders, out / LEAP, assignments=ONE_STEP, budget_seconds=seconds, start=str(out / FORGE), device=device)
-    distill(folders[0], out / FEW, model=str(out / LEAP), device=device)
+    distill(folders, out / LEAP, model=str(out / FORGE), budget_seconds=DISTILL_SECONDS * budget_share, device=device)
     return pack_starter(folders, out, device)
 
 
 def pack_starter(folders: list[Path], out: Path, device: str = "auto") -> dict[str, Any]:
     """Measure generator and judge of `out` on the held-out cases of `folders`; write all weights in half precision with their card."""
     target = out / "starter"
-    trained = {name: out / name / "model" for name in (FEW, JUDGE, FIRST_STAGE, ENCODER, FINDER, LEARNER)}
+    trained = {name: out / name / "model" for name in (LEAP, JUDGE, FIRST_STAGE, ENCODER, FINDER, LEARNER)}
     with whole_folder(target / FORGE) as folder:
-        load_recipe(trained[FEW]).to(torch.bfloat16).save_pretrained(folder)
+        load_recipe(trained[LEAP]).to(torch.bfloat16).save_pretrained(folder)
     with whole_folder(target / JUDGE) as folder:
         WindowSegmenter.load_pretrained(trained[JUDGE]).to(torch.float16).save_pretrained(folder)
     with whole_folder(target / FIRST_STAGE) as folder:
@@ -226,7 +220,7 @@ work in) and `lesion_segmenter` (where the segmenters of `downstream fair` set o
 the models or the gate saw them. (Only the duplicate finder's match threshold was chosen on all of Kvasir-SEG, held-out frames included: it decides what is left out of training.)
 
 **Training.** `polypforge starter --data DIR --out runs/starter` (or `make starter DATA=DIR`): `configs/first_stage/starter.yaml`, `configs/frame_encoder/starter.yaml`, `configs/overlay_finder/starter.yaml`, `configs/window_segmenter/starter.yaml`, `configs/lesion_segmenter/starter.yaml`, then `configs/forge/starter.yaml`, on 2 CPU cores. The averaged
-weights of the last step are shipped, with one step that was learned from them, and two, three and four that `polypforge distill` fitted to them on training frames of Kvasir-SEG.
+weights of the last step are shipped, with one to four steps that `polypforge distill` taught them.
 
 **Figures** on held-out frames: half of the requests repaint the frame's lesion with a new one, half add a second lesion. The judge was trained on other frames than these. Copy-paste is Poisson
 blending of real training lesions into the same regions.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from polypforge.diffusion.solver import Solver
 from polypforge.models.unet import UNetShape
 from polypforge.recipes.forge.texture_loss import TILE_PX
 
@@ -24,11 +23,10 @@ class ForgeConfig:
     weight of a colour channel inside the region; the detail stage weighs its mask like its colours). base_time: mean and spread of
     the logistic-normal times. low_res_noise: most noise added to the small image that the detail stage is shown in training.
     texture_weight: of the detail's texture, beside its error pixel by pixel. leap_rank: of the change of the base stage that draws in one
-    step what the stage draws in several; 0: one step is a plain one. learns: which of the stages and the leap do; the others stay as they
+    step what the stage draws in several; 0: few steps are plain ones. learns: which of the stages and the leap do; the others stay as they
     are. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window of 256 (0:
     none). glints: share of the drawn tissue's reflected light that makes room for sharp wet spots. base_steps, guidance, base_shift: the
-    sampler's defaults. few_steps: solvers that `polypforge distill` fitted to these weights; the one that takes base_steps steps, if
-    any, is the sampler.
+    sampler's defaults; up to MOST_LEAPT base_steps set out with the leap, where there is one.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -56,7 +54,6 @@ class ForgeConfig:
     base_steps: int = 20
     guidance: float = 1.0
     base_shift: float = 1.0
-    few_steps: tuple[Solver, ...] = ()
 
     def __post_init__(self) -> None:
         if self.detail_px % self.base_px or self.base_px % self.base.patch_px or self.detail_crop_px % self.detail.patch_px:
@@ -77,9 +74,3 @@ class ForgeConfig:
             raise ValueError(f"grain lies between 0 and {MOST_GRAIN:g}")
         if not 0 <= self.glints <= 1:
             raise ValueError("glints is a share between 0 and 1")
-        if len({s.steps for s in self.few_steps}) < len(self.few_steps):
-            raise ValueError("few_steps has at most one solver for each number of steps")
-
-    def solver(self) -> Solver | None:
-        """What was distilled for so many steps, if anything was."""
-        return next((s for s in self.few_steps if s.steps == self.base_steps), None)

@@ -1,27 +1,36 @@
-"""One step: a low-rank change of the base stage that says at once what the stage draws in several.
+"""Few steps: a low-rank change of the base stage that says at once what the stage draws in several, and its own steps after that.
 
 Distilled from the stage itself: the same noise, walked in `MANY` steps, is what a leap has to answer. Noise and drawing belong together, so
 there is an answer to learn, not the mean of all (Luhman & Luhman 2021, arXiv 2101.02388); what a leap still can't foresee it learns by its
 texture, whose distribution is matched. The stage's own weights stay, and so does what it draws in more steps: learned in the same weights,
 leaps make the network unlearn its steps. The change is stored as factors (LoRA, Hu et al. 2021, arXiv 2106.09685), 5 % of the stage.
+
+What a leap draws is a little soft. Where there is time for more steps, some of the noise that it set out from goes back on it, and the
+stage walks the rest of its own way: as consistency models do (Song et al. 2023, arXiv 2303.01469, algorithm 1), but for the noise, which
+is fresh there. With fresh noise nothing is gained here (docs/forge.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from polypforge.diffusion.flow import as_denoiser, sigma_steps, velocity_loss
+from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
 from polypforge.recipes.forge.detail_loss import drawn_texture_error
 from polypforge.recipes.forge.networks import BaseStage, Target
 
 MANY = 6
 TEXTURE_WEIGHT = 0.05
+# By the steps after a leap: times at which the stage is asked, chosen on validation frames (docs/forge.md).
+TIMES_AFTER: tuple[tuple[float, ...], ...] = ((), (0.8,), (0.75, 0.96), (0.7, 0.9, 0.98))
+MOST_LEAPT = len(TIMES_AFTER)
 
 
 class Leap(nn.Module):
@@ -56,6 +65,15 @@ class Leap(nn.Module):
             changed[name] = weight + change.to(weight.dtype)
         time = x.new_full((len(x),), float(1 / (1 + sigma)))
         return functional_call(base, changed, (x * time.view(-1, 1, 1, 1), time, cond))
+
+
+def leapt(leap: Leap, base: BaseStage, noise: Tensor, cond: Any, steps: int, guidance: float) -> Tensor:
+    """(B, 4, S, S) x0 of unit `noise` (B, 4, S, S) in 1 to MOST_LEAPT steps, the first of them a leap. cond: as `guided` takes it."""
+    first = sigma_steps(1)[0].to(noise.device)
+    drawn = guided(partial(leap, base), guidance)(noise * first, first, cond)
+    times = torch.tensor([*TIMES_AFTER[steps - 1], 1.0], device=noise.device)
+    rest = (1 - times) / times
+    return dpmpp_2m(guided(as_denoiser(base), guidance), drawn + rest[0] * noise, rest, cond)
 
 
 def leap_errors(

@@ -170,7 +170,8 @@ class Forge(Recipe):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         stored = json.loads((folder / "config.json").read_text())["config"]
-        for gone in ("detail_time", "detail_steps", "fooling_weight"):  # of detail stages that were diffusion models, or had a critic
+        # Of detail stages that were diffusion models, or had a critic; and of few steps that were fitted.
+        for gone in ("detail_time", "detail_steps", "fooling_weight", "few_steps"):
             stored.pop(gone, None)
         for later in ("grain", "glints"):  # weights from before these were thought of draw what they drew
             stored.setdefault(later, 0.0)

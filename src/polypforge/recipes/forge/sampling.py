@@ -29,12 +29,13 @@ from polypforge.recipes.forge.config import ForgeConfig
 from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
 from polypforge.recipes.forge.glints import with_glints
 from polypforge.recipes.forge.grain import with_grain
-from polypforge.recipes.forge.leap import Leap
+from polypforge.recipes.forge.leap import MOST_LEAPT, Leap, leapt
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
 T = TypeVar("T")
 SURROUNDINGS_PX = 12  # of its window, that the detail stage sees around a region
+DRAFT_STEPS = 20  # of the whole way, of which a draft walks a part; leaps set out from noise alone
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 def generate(
     config: ForgeConfig, base: BaseStage, detail: DetailStage, leap: Leap | None, jobs: Sequence[Job], drafts: Drafts | None = None
 ) -> list[Case]:
-    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch. leap: draws where there is
-    one step, and no draft."""
+    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch. leap: sets out where steps
+    are few, and there is no draft."""
     device = next(base.parameters()).device
     views, (image, region, field) = shown(config, jobs, device)
     if drafts:
@@ -122,13 +123,6 @@ def noise_of(seeds: Sequence[int], stage: int, size: int) -> Tensor:
     return torch.stack([torch.randn(STATE, size, size, generator=torch.Generator().manual_seed(2 * seed + stage)) for seed in seeds])
 
 
-def _sigmas(steps: int, shift: float, strength: float) -> Tensor:
-    """The last part of the way for a strength below 1, in as many of the steps."""
-    if strength == 1:
-        return sigma_steps(steps, shift)
-    return sigma_steps(max(2, round(steps * strength)), shift, first_time=1 - strength)
-
-
 def conditions(
     config: ForgeConfig, image: Tensor, region: Tensor, field: Tensor, vector: Tensor
 ) -> tuple[tuple[dict[str, Tensor], dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
@@ -154,15 +148,15 @@ def _sample(
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
     cond, (small_image, small_region, _) = conditions(config, image, region, field, vector)
-    sample, sigmas = dpmpp_2m, _sigmas(config.base_steps, config.base_shift, strength)
-    solver = config.solver() if sketch is None else None
-    if solver is not None:
-        sample, sigmas = solver.sampler(), torch.tensor(solver.sigmas)
-    denoise = partial(leap, base) if leap is not None and config.base_steps == 1 else as_denoiser(base)
-    start = noise_of(seeds, 0, config.base_px).to(image) * sigmas[0]
-    if sketch is not None:
-        start = start + F.avg_pool2d(sketch, factor)
-    coarse = sample(guided(denoise, config.guidance), start, sigmas.to(image.device), cond).clamp(-1, 1)
+    noise = noise_of(seeds, 0, config.base_px).to(image)
+    if leap is not None and sketch is None and config.base_steps <= MOST_LEAPT:
+        coarse = leapt(leap, base, noise, cond, config.base_steps, config.guidance)
+    else:
+        steps = config.base_steps if sketch is None else max(config.base_steps, DRAFT_STEPS)
+        sigmas = _sigmas(steps, config.base_shift, strength).to(image.device)
+        start = noise * sigmas[0] + (F.avg_pool2d(sketch, factor) if sketch is not None else 0)
+        coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, cond)
+    coarse = coarse.clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 
     noise = noise_of(seeds, 1, config.detail_px).to(image)
@@ -172,6 +166,13 @@ def _sample(
     fine = detail(*(planes[middle] for planes in seen)).clamp(-1, 1)
     state[middle] = torch.where(region[middle] > 0, fine, state[middle])
     return state
+
+
+def _sigmas(steps: int, shift: float, strength: float) -> Tensor:
+    """The last part of the way for a strength below 1, in as many of the steps."""
+    if strength == 1:
+        return sigma_steps(steps, shift)
+    return sigma_steps(max(2, round(steps * strength)), shift, first_time=1 - strength)
 
 
 def _middle(config: ForgeConfig) -> tuple[slice | EllipsisType, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 from polypforge.core.console import console
@@ -47,7 +47,7 @@ def bench(
     *,
     rounds: int = 5,
     side_px: int = 256,
-    batch_size: int = 8,
+    batch_size: int = 16,
     model: str = "starter:forge",
     device: str = "auto",
     offline: bool = False,
@@ -71,7 +71,7 @@ def bench(
         "rounds": rounds, "side_px": side_px, "batch_size": batch_size, "model": public_name(model), "weights": weights_hash(locate(model)),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "threads": torch.get_num_threads(),
+        "cores": joblib.cpu_count(), "threads": torch.get_num_threads(),
         "versions": versions(),
     }  # fmt: skip
     claim(out, "bench", settings)

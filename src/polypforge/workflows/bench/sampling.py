@@ -23,6 +23,7 @@ from polypforge.core.types import Case
 from polypforge.models.latent_backbone import untrained_backbone
 from polypforge.models.precision import fast_format, fast_inference
 from polypforge.recipes import Job, Recipe
+from polypforge.recipes.forge.leap import MOST_LEAPT
 from polypforge.recipes.forge.networks import context, enlarge, shrink
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.recipes.forge.sampling import finish, noise_of, request_vectors
@@ -34,22 +35,22 @@ from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.train import read_settings
 
 PLAIN_STEPS = 50
-FEW_STEPS = 4
+MANY_STEPS, FEW_STEPS = 20, 4
 DDPM_STEPS = 250
 INPAINT_STEPS = 20
 INPAINT_GUIDANCE = 7.5  # diffusers' default, and the paper's
 
 
 def sampling(setting: Setting) -> Contest:
-    """The recipe's own path, and in few steps, against a loop as published scripts have it: one image at a time, 50 first-order steps."""
+    """The recipe's own steps, and other numbers, against a loop as published scripts have it: one image at a time, 50 first-order steps."""
     recipe = setting.recipe
     if not isinstance(recipe, Forge):
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
-    counts = [FEW_STEPS, *([1] if recipe.leap is not None else [])]
-    few = [Forge(replace(recipe.config, base_steps=n), recipe.base, recipe.detail, recipe.leap).eval() for n in counts]
+    counts = dict.fromkeys((recipe.config.base_steps, MANY_STEPS, FEW_STEPS, 1))
+    ways = [Forge(replace(recipe.config, base_steps=n), recipe.base, recipe.detail, recipe.leap).eval() for n in counts]
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
-    sides = [_in_batches(r, jobs, r.config.base_steps, _sampler(r)) for r in (recipe, *few)]
+    sides = [_in_batches(r, jobs, r.config.base_steps, _sampler(r)) for r in ways]
     for precision in dict.fromkeys(("float32", ours)):
         name = f"one at a time, {precision}, {PLAIN_STEPS} Euler steps (diffusers)"
         sides.append(Side(name, _in_turn(jobs, partial(plain_forge, recipe, steps=PLAIN_STEPS, fast=precision == "bf16")), 1))
@@ -57,9 +58,7 @@ def sampling(setting: Setting) -> Contest:
 
 
 def _sampler(recipe: Forge) -> str:
-    if recipe.config.base_steps == 1 and recipe.leap is not None:
-        return "leap"
-    return "fitted" if recipe.config.solver() else "2M"
+    return "leap first" if recipe.leap is not None and recipe.config.base_steps <= MOST_LEAPT else "2M"
 
 
 def sampling_inpaint(setting: Setting) -> Contest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -13,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -182,8 +182,8 @@ def _run_cells(experiment: Experiment, cells: Sequence[Cell], workers: int | Non
     if not todo:
         return
     gpus = torch.cuda.device_count() if experiment.device == "cuda" else int(experiment.device.startswith("cuda"))
-    count = max(1, min(workers or gpus or os.cpu_count() or 1, len(todo)))
-    threads = max(1, (os.cpu_count() or 1) // count)
+    count = max(1, min(workers or gpus or joblib.cpu_count(), len(todo)))
+    threads = max(1, joblib.cpu_count() // count)
     devices = [f"cuda:{k}" for k in range(gpus)] if experiment.device == "cuda" and gpus else [experiment.device]
     console.print(f"{len(todo)} trainings, {count} at a time. Ctrl-C stops; the same command resumes.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
