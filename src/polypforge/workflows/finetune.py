@@ -34,8 +34,8 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     recipe = load_recipe(folder)
     if isinstance(recipe, Forge):
         stages = tuple(part for part in recipe.config.learns if part != "leap") or ("base", "detail")
-        steps = max(recipe.config.base_steps, ForgeConfig.base_steps)  # few belong to a leap, and that to the weights as they were
-        config = replace(recipe.config, base_steps=steps, leap_rank=0, learns=stages)
+        steps = recipe.config.base_steps if recipe.leap is None else max(recipe.config.base_steps, ForgeConfig.base_steps)
+        config = replace(recipe.config, base_steps=steps, leap_rank=0, learns=stages)  # a leap belongs to the weights as they were
         recipe = Forge(config, recipe.base, recipe.detail)
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.to_learn(s, seed)], out / "text")) for s in ("train", "val"))
     if not len(pool):
