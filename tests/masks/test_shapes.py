@@ -1,7 +1,19 @@
+import cv2
 import numpy as np
 import pytest
 
-from polypforge.masks.shapes import bounding_box, box_mask, component_boxes, dilate, enlarge, erode, inner_distance, outline, polygon_mask
+from polypforge.masks.shapes import (
+    bounding_box,
+    box_mask,
+    component_boxes,
+    components,
+    dilate,
+    enlarge,
+    erode,
+    inner_distance,
+    outline,
+    polygon_mask,
+)
 
 
 def test_box_and_mask_are_inverse():
@@ -39,3 +51,21 @@ def test_inner_distance_known_answer():
 def test_outline_redraws_the_mask():
     mask = box_mask((5, 5, 25, 18), (40, 40))
     assert (polygon_mask(outline(mask), (40, 40)) == mask).all()
+
+
+@pytest.mark.parametrize("box", [(40, 30, 70, 50), (0, 0, 12, 9), (80, 0, 100, 90), (0, 0, 100, 90)])
+def test_what_looks_near_the_mask_alone_says_what_the_whole_frame_says(rng, box):
+    mask = box_mask(box, (90, 100)) & (rng.random((90, 100)) < 0.7)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    found = components(mask)
+    assert len(found) == count - 1 and (sum(part.astype(int) for part in found) == mask).all()
+    assert all(len(set(labels[part])) == 1 for part in found)
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    assert all((dilate(mask, radius) == (distance <= radius)).all() for radius in (0.5, 1, 7.3, 60))
+    whole = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    assert (inner_distance(mask) == whole).all()
+
+
+def test_an_empty_mask_has_no_parts_and_no_inside():
+    empty = np.zeros((20, 30), bool)
+    assert components(empty) == [] and not dilate(empty, 3).any() and not inner_distance(empty).any() and not erode(empty, 1).any()

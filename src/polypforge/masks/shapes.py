@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,9 +23,12 @@ def bounding_box(mask: Mask) -> Box:
 
 def components(mask: Mask, min_area_px: int = 1) -> list[Mask]:
     """The 8-connected components of at least `min_area_px` pixels, largest first."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if not mask.any():
+        return []
+    part = _near(mask, 0)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask[part].astype(np.uint8), connectivity=8)
     order = sorted(range(1, count), key=lambda i: -stats[i, cv2.CC_STAT_AREA])
-    return [labels == i for i in order if stats[i, cv2.CC_STAT_AREA] >= min_area_px]
+    return [_placed(labels == i, part, mask.shape) for i in order if stats[i, cv2.CC_STAT_AREA] >= min_area_px]
 
 
 def component_boxes(mask: Mask, min_area_px: int = 1) -> tuple[Box, ...]:
@@ -68,8 +73,9 @@ def dilate(mask: Mask, radius_px: float) -> Mask:
     """All pixels within `radius_px` (Euclidean) of the mask."""
     if radius_px <= 0 or not mask.any():
         return mask.copy()
-    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return distance <= radius_px
+    part = _near(mask, ceil(radius_px))
+    distance = cv2.distanceTransform((~mask[part]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return _placed(distance <= radius_px, part, mask.shape)
 
 
 def erode(mask: Mask, radius_px: float) -> Mask:
@@ -87,8 +93,24 @@ def rim(mask: Mask) -> Mask:
 
 def inner_distance(mask: Mask) -> NDArray[np.float32]:
     """(H, W) float32: distance in pixels of each mask pixel to the nearest pixel outside; 0 outside."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    if not mask.any():
+        return np.zeros(mask.shape, np.float32)
+    part = _near(mask, 0)
+    padded = np.pad(mask[part].astype(np.uint8), 1)
+    return _placed(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1], part, mask.shape)
+
+
+def _near(mask: Mask, margin_px: int) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box and so much around it: most lesions are small, and the rest of a frame need not be looked at."""
+    x0, y0, x1, y1 = enlarge(bounding_box(mask), margin_px, mask.shape)
+    return slice(y0, y1), slice(x0, x1)
+
+
+def _placed(values: NDArray[Any], part: tuple[slice, slice], shape: tuple[int, int]) -> NDArray[Any]:
+    """A plane of `shape` that holds `values` in its `part`, and 0 elsewhere."""
+    plane = np.zeros(shape, values.dtype)
+    plane[part] = values
+    return plane
 
 
 def box_iou(a: Sequence[float], b: Sequence[float]) -> float:

@@ -23,9 +23,9 @@ LEAST_AREA_PX = 30  # of a part of a label that is taken for a lesion
 
 def loosened(lesion: Mask, share: float) -> Mask:
     """The lesion's convex hull, dilated by `share` of its longer side: room for a natural boundary."""
-    points = np.argwhere(lesion)[:, ::-1].astype(np.int32)
-    hull = polygon_mask(cv2.convexHull(points), lesion.shape)
-    return dilate(hull, share * float(max(np.ptp(points[:, 0]), np.ptp(points[:, 1])) + 1))
+    borders, _ = cv2.findContours(lesion.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    points = np.concatenate(borders)[:, 0]
+    return dilate(polygon_mask(cv2.convexHull(points), lesion.shape), share * float(np.ptp(points, axis=0).max() + 1))
 
 
 def region_polygon(region: Mask) -> tuple[tuple[int, int], ...]:

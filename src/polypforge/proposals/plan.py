@@ -238,5 +238,5 @@ def shrunk(polygon: Sequence[tuple[int, int]], factor: float) -> tuple[tuple[int
 
 def lightness(case: Case, region: np.ndarray) -> float:
     """Mean CIELAB lightness (0..100) of the frame in the region."""
-    mean = case.image[region].mean(0) if region.any() else np.full(3, 128.0)
+    mean = np.array(cv2.mean(case.image, region.astype(np.uint8))[:3]) if region.any() else np.full(3, 128.0)
     return float(cv2.cvtColor((mean / 255).astype(np.float32).reshape(1, 1, 3), cv2.COLOR_RGB2LAB)[0, 0, 0])
