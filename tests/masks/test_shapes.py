@@ -61,9 +61,10 @@ def test_what_looks_near_the_mask_alone_says_what_the_whole_frame_says(rng, box)
     assert len(found) == count - 1 and (sum(part.astype(int) for part in found) == mask).all()
     assert all(len(set(labels[part])) == 1 for part in found)
     distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    assert all((dilate(mask, radius) == (distance <= radius)).all() for radius in (0.5, 1, 7.3, 60))
+    assert all((dilate(mask, radius) == (distance <= radius)).all() for radius in (0.5, 1, 2.9, 4, 7.3, 60))
     whole = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     assert (inner_distance(mask) == whole).all()
+    assert all((erode(mask, radius) == (whole > radius)).all() for radius in (0.5, 1, 2, 2.9, 4, 6))
 
 
 def test_an_empty_mask_has_no_parts_and_no_inside():

@@ -7,6 +7,7 @@ import struct
 import warnings
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,8 +118,8 @@ def brightest_channel(image: Image) -> NDArray[np.uint8]:
     return reduce(cv2.max, cv2.split(image))
 
 
-def darkest_channel(image: Image) -> NDArray[np.uint8]:
-    """(H, W): the smallest of each pixel's three values."""
+def darkest_channel(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W): the smallest of each pixel's three values. OpenCV is many times faster at it than numpy."""
     return reduce(cv2.min, cv2.split(image))
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.images import darkest_channel
 from polypforge.core.seeding import numpy_rng
 from polypforge.masks.shapes import erode
 from polypforge.recipes.windows import FEATHER, View
@@ -33,15 +34,14 @@ def with_glints(view: View, pixels: NDArray[np.float32], drawn: NDArray[np.float
     """
     part = view.around(0)
     inner = erode(view.region[part], FEATHER * view.window.side_px)
-    lit = share * view.window.uncrop(reflected(drawn), part).clip(0) * inner[..., None]
-    light = RETURNED * lit[..., 3]
+    *lit, light = (share * plane.clip(0) * inner for plane in cv2.split(view.window.uncrop(reflected(drawn), part)))
     if not light.any():
         return pixels
     scale = min(view.window.side_px / 256, max(view.region.shape) / USUAL_PX)
-    matt = pixels[part] - lit[..., :3]
-    spots = _spots(light, _darkest(matt), scale, seed)[..., None]
+    matt = pixels[part] - cv2.merge(lit)
+    spots = _spots(RETURNED * light, darkest_channel(matt), scale, seed)
     wet = pixels.copy()
-    wet[part] = matt * (1 - spots) + np.float32(WHITE) * spots
+    wet[part] = cv2.merge([plane * (1 - spots) + np.float32(white) * spots for plane, white in zip(cv2.split(matt), WHITE, strict=True)])
     return wet
 
 
@@ -49,7 +49,7 @@ def reflected(drawn: NDArray[np.float32]) -> NDArray[np.float32]:
     """(S, S, 3) in about [-1, 1] -> (S, S, 4) float32, 0..255: by how much reflections raise each channel above the tissue around, and the
     darkest channel. A saturated channel is raised least: were all lowered alike, the tissue would turn grey."""
     scale = len(drawn) / 256
-    planes = np.dstack([drawn, _darkest(drawn)])
+    planes = np.dstack([drawn, darkest_channel(drawn)])
     planes = cv2.GaussianBlur((planes + 1) * np.float32(127.5), (0, 0), scale)
     blotch = BLOTCH_PX * scale / 2
     small = cv2.resize(planes, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # opening takes fourteen times as long at full size
@@ -59,12 +59,6 @@ def reflected(drawn: NDArray[np.float32]) -> NDArray[np.float32]:
     above = (planes - matt).clip(0)
     light = (above[..., 3:] - LEAST).clip(0)
     return above * (light / np.maximum(above[..., 3:], LEAST))
-
-
-def _darkest(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The least of the three channels; OpenCV is many times faster at it than numpy."""
-    red, green, blue = cv2.split(image)
-    return cv2.min(cv2.min(red, green), blue)
 
 
 def _spots(light: NDArray[np.float32], matt: NDArray[np.float32], scale: float, seed: int) -> NDArray[np.float32]:

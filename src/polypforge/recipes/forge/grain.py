@@ -6,12 +6,14 @@ Random Phase Textures: Theory and Synthesis). So no structure of the frame is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from polypforge.core.images import darkest_channel
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Image, Mask
 from polypforge.masks.shapes import dilate, erode
@@ -41,38 +43,42 @@ def with_grain(view: View, pixels: NDArray[np.float32], old: Mask | None, width:
         tissue &= ~old[around]
     if tissue.sum() < LEAST_PX:
         return pixels
-    real = _fine(frame.astype(np.float32), sigma)
-    limit = OUTLIER * 1.4826 * np.median(np.abs(real[tissue]), axis=0)
-    real = np.clip(real, -limit, limit)  # one outline is no grain
     part = view.around(3 * sigma)
     region, soft = view.region[part], pixels[part]
-    drawn = np.clip(_fine(soft, sigma)[region], -limit, limit)
-    lacking = np.sqrt(np.clip(1 - drawn.var(axis=0) / np.maximum(real[tissue].var(axis=0), 1e-6), 0, 1))
+    real, lacking = [], []
+    for seen, drawn in zip(_fine(frame.astype(np.float32), sigma), _fine(soft, sigma), strict=True):
+        band = seen[tissue]
+        limit = OUTLIER * 1.4826 * float(np.median(np.abs(band)))  # one outline is no grain
+        real.append(seen.clip(-limit, limit) * tissue)
+        share = float(drawn[region].clip(-limit, limit).var()) / max(float(band.clip(-limit, limit).var()), 1e-6)
+        lacking.append(np.sqrt(max(0.0, 1 - share)))
     light = cv2.GaussianBlur(cv2.transform(soft, np.full((1, 3), 1 / 3, np.float32)), (0, 0), 3 * sigma)
     light = np.clip(light / max(1.0, float(frame[tissue].mean())), *SHADING)
+    texture = _random_phase(np.stack(real), int(tissue.sum()), region.shape, seed)
     grained = pixels.copy()
-    grained[part] += _random_phase(real * tissue[..., None], int(tissue.sum()), region.shape, seed) * lacking * light[..., None]
+    grained[part] += cv2.merge([plane * np.float32(much) * light for plane, much in zip(texture, lacking, strict=True)])
     return grained
 
 
 def _tissue(region: Mask, frame: Image, field: Mask, reach: float) -> Mask:
     """What is seen near the region, without highlights and the edge of the field of view."""
     near = dilate(region, reach) & ~dilate(region, 2)
-    shiny = dilate((frame > HIGHLIGHT).all(-1), 2)
+    shiny = dilate(darkest_channel(frame) > HIGHLIGHT, 2)
     return near & ~shiny & erode(field, EDGE_PX)
 
 
-def _fine(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    return image - cv2.GaussianBlur(image, (0, 0), sigma)
+def _fine(image: NDArray[np.float32], sigma: float) -> Sequence[NDArray[np.float32]]:
+    """Plane by plane, in which numpy is many times faster than along an axis of three."""
+    return cv2.split(image - cv2.GaussianBlur(image, (0, 0), sigma))
 
 
 def _random_phase(band: NDArray[np.float32], count: int, shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
-    """Gaussian texture of `shape`, three channels, with the spectrum, the deviation and the colours of `band`, which is 0 but in `count`
-    pixels. A larger band is folded: grain knows nothing of what lies so far away."""
+    """Gaussian texture (3, *shape) with the spectrum, the deviation and the colours of `band` (3, H, W), which is 0 but in `count` pixels.
+    A larger band is folded: grain knows nothing of what lies so far away."""
     size = cv2.getOptimalDFTSize(shape[0]), cv2.getOptimalDFTSize(shape[1])
     white = numpy_rng("grain", seed).standard_normal(size, np.float32)
-    spectrum = np.fft.rfft2(_folded(band.transpose(2, 0, 1), size)) * (np.fft.rfft2(white) / np.float32(np.sqrt(count)))
-    return np.fft.irfft2(spectrum, size).astype(np.float32)[:, : shape[0], : shape[1]].transpose(1, 2, 0)
+    spectrum = np.fft.rfft2(_folded(band, size)) * (np.fft.rfft2(white) / np.float32(np.sqrt(count)))
+    return np.fft.irfft2(spectrum, size).astype(np.float32)[:, : shape[0], : shape[1]]
 
 
 def _folded(planes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
