@@ -23,10 +23,10 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, Box, Case, Request
 from polypforge.data.prepared import prepare
 from polypforge.features.frames import FrameFeatures, encode
-from polypforge.masks.shapes import bounding_box, polygon_mask
+from polypforge.masks.shapes import bounding_box, loosened, polygon_mask
 from polypforge.models.locate import locate
 from polypforge.proposals.database import ReferenceDatabase
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import region_polygon
 from polypforge.proposals.proposer import Proposer, ProposerConfig
 from polypforge.proposals.ranking import AGREE, box_ious
 from polypforge.proposals.retrieval import RetrievalConfig

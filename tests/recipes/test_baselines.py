@@ -12,8 +12,8 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, POLYP, Case, Request
 from polypforge.data.folder import write_data_set
-from polypforge.masks.shapes import region_mask
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.masks.shapes import loosened, region_mask
+from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe
 from polypforge.recipes.colour_transfer import colour_transfer
 from polypforge.recipes.copy_paste.paste import turned

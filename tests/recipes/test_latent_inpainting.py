@@ -14,10 +14,10 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import NORMAL, POLYP, Case, Request
 from polypforge.data.prepared import prepare
 from polypforge.diffusion.gaussian import Errors
-from polypforge.masks.shapes import bounding_box, box_mask, dilate
+from polypforge.masks.shapes import bounding_box, box_mask, dilate, loosened
 from polypforge.models.latent_backbone import BackboneConfig, build_backbone
 from polypforge.models.latent_cache import LatentCache
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe, recipe_class
 from polypforge.recipes.diffaug.recipe import masked_with_preservation
 from polypforge.recipes.latent_inpainting.recipe import Seen

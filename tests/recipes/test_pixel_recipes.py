@@ -11,8 +11,8 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import POLYP, Case, Request
 from polypforge.data.prepared import prepare
 from polypforge.features import load_encoder
-from polypforge.masks.shapes import box_mask
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.masks.shapes import box_mask, loosened
+from polypforge.proposals.places import region_polygon
 from polypforge.recipes import Job, load_recipe, recipe_class
 from polypforge.recipes.cond_polyp_diff.recipe import CondPolypDiffConfig
 from polypforge.recipes.diffuse_gen.clusters import cluster_centres, features, nearest_centre

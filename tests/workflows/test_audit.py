@@ -13,9 +13,9 @@ from polypforge.core.types import Case, Request
 from polypforge.data.folder import write_data_set
 from polypforge.data.layouts import open_source
 from polypforge.generation.runner import provenance_of
-from polypforge.masks.shapes import components
+from polypforge.masks.shapes import components, loosened
 from polypforge.phantom.render import render
-from polypforge.proposals.places import loosened, region_polygon
+from polypforge.proposals.places import region_polygon
 from polypforge.recipes.copy_paste.recipe import CopyPaste, CopyPasteConfig
 from polypforge.workflows.audit import audit
 from polypforge.workflows.opened import NEAR_HELD_OUT, open_checked

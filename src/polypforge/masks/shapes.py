@@ -82,6 +82,13 @@ def dilate(mask: Mask, radius_px: float) -> Mask:
     return _placed(distance <= radius_px, part, mask.shape)
 
 
+def loosened(mask: Mask, share: float) -> Mask:
+    """The convex hull of a mask that is not empty, dilated by `share` of its longer side."""
+    borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    points = np.concatenate(borders)[:, 0]
+    return dilate(polygon_mask(cv2.convexHull(points), mask.shape), share * float(np.ptp(points, axis=0).max() + 1))
+
+
 def erode(mask: Mask, radius_px: float) -> Mask:
     """All pixels of the mask farther than `radius_px` from its outside; the frame's edge counts as outside."""
     if radius_px <= 0:

@@ -11,9 +11,9 @@ import numpy as np
 from polypforge.core.types import Attributes, Case, Mask
 from polypforge.data.prepared import prepare
 from polypforge.masks import attributes
-from polypforge.masks.shapes import components
+from polypforge.masks.shapes import components, loosened
 from polypforge.proposals.outlines import Points, unit_outline
-from polypforge.proposals.places import MARGIN, loosened
+from polypforge.proposals.places import MARGIN
 
 LEAST_AREA_PX = 60
 INNER = 0.45  # of the field's half extent: nearer to its middle is "centre"

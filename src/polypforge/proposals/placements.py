@@ -11,8 +11,8 @@ from polypforge.core.images import image_files, read_mask
 from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Mask, Request
 from polypforge.masks.pseudo import inscribed_polygon
-from polypforge.masks.shapes import components
-from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, region_polygon
+from polypforge.masks.shapes import components, loosened
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, region_polygon
 from polypforge.proposals.proposal import Proposal
 
 LEAST_SIDE_PX = 4  # of a box

@@ -21,13 +21,6 @@ MARGIN = 0.12  # room around a lesion's hull, as a share of its longer side
 LEAST_AREA_PX = 30  # of a part of a label that is taken for a lesion
 
 
-def loosened(lesion: Mask, share: float) -> Mask:
-    """The lesion's convex hull, dilated by `share` of its longer side: room for a natural boundary."""
-    borders, _ = cv2.findContours(lesion.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    points = np.concatenate(borders)[:, 0]
-    return dilate(polygon_mask(cv2.convexHull(points), lesion.shape), share * float(np.ptp(points, axis=0).max() + 1))
-
-
 def region_polygon(region: Mask) -> tuple[tuple[int, int], ...]:
     """The region's outline as a short polygon (tolerance 1 % of its size)."""
     size = float(np.sqrt(region.sum()))

@@ -14,10 +14,10 @@ from polypforge.core.seeding import numpy_rng, seed_from
 from polypforge.core.types import POLYP, Attributes, Box, Case, Mask, Request
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.masks.attributes import shape as shape_of
-from polypforge.masks.shapes import bounding_box, box_iou, components, polygon_mask, region_mask
+from polypforge.masks.shapes import bounding_box, box_iou, components, loosened, polygon_mask, region_mask
 from polypforge.proposals.census import Cell, Lesion, belongs, moved_into, place_mask, relative
 from polypforge.proposals.outlines import Blobs, Outlines
-from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, propose, region_polygon
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, propose, region_polygon
 from polypforge.proposals.proposal import Proposal
 from polypforge.proposals.removal import lesions_of, removals
 from polypforge.proposals.wishes import Quota, Turns

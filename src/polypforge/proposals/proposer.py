@@ -13,10 +13,10 @@ from polypforge.core.seeding import numpy_rng
 from polypforge.core.types import Box, Case, Mask
 from polypforge.data.prepared import Prepared
 from polypforge.features.frames import FrameFeatures
-from polypforge.masks.shapes import bounding_box, polygon_mask
+from polypforge.masks.shapes import bounding_box, loosened, polygon_mask
 from polypforge.proposals.database import Reference, ReferenceDatabase
 from polypforge.proposals.fit import fit_outline
-from polypforge.proposals.places import MARGIN, loosened, region_polygon
+from polypforge.proposals.places import MARGIN, region_polygon
 from polypforge.proposals.proposal import Polygon, Proposal
 from polypforge.proposals.ranking import covering
 from polypforge.proposals.retrieval import Matches, Place, RetrievalConfig, places, retrieve

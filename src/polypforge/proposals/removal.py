@@ -7,8 +7,8 @@ import numpy as np
 from polypforge.core.seeding import seed_from
 from polypforge.core.types import NORMAL, Case, Mask, Request
 from polypforge.data.prepared import Prepared
-from polypforge.masks.shapes import box_mask, components
-from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, loosened, region_polygon
+from polypforge.masks.shapes import box_mask, components, loosened
+from polypforge.proposals.places import LEAST_AREA_PX, MARGIN, region_polygon
 
 
 def removals(background: Prepared, seed: int) -> list[Request]:

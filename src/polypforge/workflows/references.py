@@ -22,11 +22,11 @@ from polypforge.features import Encoder
 from polypforge.features.frames import FeatureStore, frame_key
 from polypforge.masks import attributes
 from polypforge.masks.pseudo import inscribed_polygon
-from polypforge.masks.shapes import bounding_box
+from polypforge.masks.shapes import bounding_box, loosened
 from polypforge.models.locate import locate, public_name, set_offline, weights_hash
 from polypforge.proposals.database import Reference, ReferenceDatabase, is_database
 from polypforge.proposals.index import KINDS
-from polypforge.proposals.places import MARGIN, loosened, region_polygon
+from polypforge.proposals.places import MARGIN, region_polygon
 from polypforge.proposals.proposal import Polygon
 from polypforge.proposals.removal import lesions_of, removals, visible_lesions
 from polypforge.proposals.scene import read_scene

@@ -20,13 +20,13 @@ from polypforge.core.images import write_png
 from polypforge.core.seeding import content_hash
 from polypforge.core.types import POLYP, Case, Request
 from polypforge.data.prepared import Prepared
-from polypforge.masks.shapes import box_mask
+from polypforge.masks.shapes import box_mask, loosened
 from polypforge.models.first_stage import FirstStage
 from polypforge.models.locate import STARTER, is_local, locate, set_offline, weights_hash
 from polypforge.models.trainable import Trainable
 from polypforge.phantom.render import LEAST_PX, render
 from polypforge.phantom.variety import VARIETIES
-from polypforge.proposals.places import MARGIN, loosened, region_polygon
+from polypforge.proposals.places import MARGIN, region_polygon
 from polypforge.recipes import Job, Recipe, UntrainedRecipe
 from polypforge.reporting.panels import edit_strip, sheet
 from polypforge.training.checkpoint import Progress

@@ -14,7 +14,7 @@ from polypforge.core.types import NORMAL, POLYP, Box, Case, Image, Mask, Request
 from polypforge.core.window import Window
 from polypforge.data.field_of_view import field_of_view
 from polypforge.data.source import donor_of
-from polypforge.masks.shapes import bounding_box, dilate, polygon_mask, region_mask
+from polypforge.masks.shapes import bounding_box, dilate, loosened, polygon_mask, region_mask
 from polypforge.quality.audit.copies import Match
 
 CROP_PX = 192  # longer side at which light and texture are measured
@@ -92,7 +92,7 @@ class Subject:
     @classmethod
     def real(cls, case: Case, lesion: Mask, margin: float = 0.12) -> Subject:
         """A real lesion as if it had just been drawn into a region around it."""
-        return cls(case.name, case, loosely(lesion, margin), lesion, POLYP, None, case.name)
+        return cls(case.name, case, loosened(lesion, margin), lesion, POLYP, None, case.name)
 
     @property
     def removed(self) -> bool:
@@ -133,11 +133,3 @@ class Subject:
             return None
         ring = dilate(lesion, max(3.0, 0.3 * float(np.sqrt(lesion.sum())))) & ~lesion & ~label & field_
         return Crop(small, lesion, region, field_, ring)
-
-
-def loosely(lesion: Mask, margin: float) -> Mask:
-    """The convex hull of the lesion, grown by `margin` of its longer side."""
-    points = np.argwhere(lesion)[:, ::-1].astype(np.int32)
-    hull = cv2.convexHull(points)[:, 0]
-    x0, y0, x1, y1 = bounding_box(lesion)
-    return dilate(polygon_mask(hull, lesion.shape), margin * max(x1 - x0, y1 - y0))
