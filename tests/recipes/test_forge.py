@@ -320,7 +320,7 @@ def test_few_steps_set_out_with_the_leap(leaping, frame, steps):
     assert asked == pytest.approx([0.005, *TIMES_AFTER[steps - 1]])
     asked.clear()
     redrawn = leaping.redraw([job(frame)], [drawn], 0.6)[0]
-    assert len(asked) == 12 and asked[0] == pytest.approx(0.4)  # 0.6 of DRAFT_STEPS
+    assert len(asked) == 12 and asked[0] == pytest.approx(0.4)  # 0.6 of the whole way
     hook.remove()
     leap, leaping.leap = leaping.leap, None
     assert (leaping.generate([job(frame)])[0].image != drawn.image).any()
@@ -331,18 +331,33 @@ def test_few_steps_set_out_with_the_leap(leaping, frame, steps):
     assert (leaping.generate([job(frame)])[0].image == plain.image).all()
 
 
-def test_a_leap_that_answers_as_the_stage_does_leads_to_where_the_stage_goes(leaping, frame):
-    """Steps after a leap walk on along its own noise: with a perfect denoiser, whose answer is the same at all times, they stay there."""
-    goal = torch.rand(2, 4, 32, 32) * 2 - 1
-    noise = torch.randn(2, 4, 32, 32)
+def test_steps_after_a_leap_walk_on_along_its_own_noise():
+    """The stage is shown what the leap drew with the same noise on it, less of it each time; the last answer is the drawing."""
+    drawn, noise = torch.rand(2, 4, 32, 32) * 2 - 1, torch.randn(2, 4, 32, 32)
+    times = []
 
-    class Perfect(torch.nn.Module):
+    class Stage(torch.nn.Module):
         def forward(self, x, time, cond):
-            return goal
+            at = float(time[0])
+            times.append(at)
+            assert torch.allclose(x, at * drawn + (1 - at) * noise, atol=1e-4)
+            return drawn if at < TIMES_AFTER[-1][-1] else drawn / 2
 
     for steps in range(1, MOST_LEAPT + 1):
-        drawn = leapt(lambda base, x, sigma, cond: goal, Perfect(), noise, ({}, {}), steps, 1.0)
-        assert torch.allclose(drawn, goal, atol=1e-5)
+        times.clear()
+        found = leapt(lambda base, x, sigma, cond: drawn, Stage(), noise, {}, steps)
+        assert times == pytest.approx(TIMES_AFTER[steps - 1])
+        assert torch.allclose(found, drawn / 2 if steps == MOST_LEAPT else drawn, atol=1e-5)
+
+
+def test_guided_weights_do_not_leap(leaping, frame):
+    leaping.config = replace(LEAPING, base_steps=2, guidance=1.5)
+    guided = leaping.generate([job(frame)])[0].image
+    for factor in leaping.leap.up.values():
+        torch.nn.init.normal_(factor, 0, 0.1)
+    assert not leaping.leaps and (leaping.generate([job(frame)])[0].image == guided).all()
+    leaping.config = replace(LEAPING, base_steps=2)
+    assert leaping.leaps and leaping.without_leap().config == replace(LEAPING, leap_rank=0, learns=("base", "detail"), base_steps=20)
 
 
 def test_a_leap_is_saved_with_the_stage(leaping, frame, tmp_path):
@@ -395,12 +410,18 @@ def test_save_and_load(tiny_forge, frame, tmp_path):
     assert plain.config.in_channels == 9 * 16
 
 
-def test_weights_of_earlier_detail_stages_load(tiny_forge, tmp_path):
+def test_weights_of_earlier_detail_stages_load(tiny_forge, tmp_path, capsys):
     tiny_forge.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    stored["config"] |= {"detail_steps": 8, "detail_time": [-0.3, 1.0], "fooling_weight": 0.05, "few_steps": []}
+    stored["config"] |= {
+        "detail_steps": 8,
+        "detail_time": [-0.3, 1.0],
+        "fooling_weight": 0.05,
+        "few_steps": [{"sigmas": [9, 0], "weights": [[1]]}],
+    }
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert load_recipe(tmp_path).config == TINY
+    assert "its few steps were fitted" in " ".join(capsys.readouterr().err.split())
 
 
 def test_damaged_weights_are_named(tiny_forge, tmp_path):

@@ -16,7 +16,7 @@ def references(
     model: Annotated[str, typer.Option(help="Turns the polyps to normal: run folder, saved folder, or starter:NAME.")] = "starter:forge",
     encoder: Annotated[str, typer.Option(help="starter:encoder, a DINOv2 by folder or hub id, or denoiser:MODEL.")] = "starter:encoder",
     index: Annotated[str | None, typer.Option(help="flat, hnsw or ivfpq; by default what suits the size.")] = None,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 16,
     layout: Layout = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,

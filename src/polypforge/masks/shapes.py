@@ -120,9 +120,12 @@ def inner_distance(mask: Mask) -> NDArray[np.float32]:
 
 
 def _near(mask: Mask, margin_px: int) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box and so much around it: most lesions are small, and the rest of a frame need not be looked at."""
+    """Rows and columns of the mask's box and so much around it: most lesions are small, and the rest of a frame need not be looked at.
+
+    They start evenly, as OpenCV numbers components by blocks of 2x2 pixels.
+    """
     x0, y0, x1, y1 = enlarge(bounding_box(mask), margin_px, mask.shape)
-    return slice(y0, y1), slice(x0, x1)
+    return slice(y0 // 2 * 2, y1), slice(x0 // 2 * 2, x1)
 
 
 def _placed(values: NDArray[Any], part: tuple[slice, slice], shape: tuple[int, int]) -> NDArray[Any]:

@@ -52,7 +52,13 @@ def distill(
         config = replace(recipe.config, learns=("leap",), leap_rank=recipe.config.leap_rank or RANK, turned=TURNED, base_steps=MOST_LEAPT)
     except ValueError as error:
         raise UserError(f"{model} can't be distilled: {error}.") from error
-    return train(
+    if config.guidance != 1:
+        raise UserError(f"{model} draws with guidance {config.guidance:g}, of which few steps know nothing: set it to 1 in config.json.")
+    result = train(
         Forge.name, data, out, assignments=(f"model={json.dumps(asdict(config))}", f"training.seed={seed}", *TRAINING),
         budget_seconds=budget_seconds, device=device, layout=layout, skip_bad=skip_bad, offline=offline, start=model,
     )  # fmt: skip
+    trained = load_recipe(Path(result["model"]))  # what else is done with it is done as with the weights that it was made of
+    trained.config = replace(trained.config, learns=recipe.config.learns, turned=recipe.config.turned)
+    trained.save_config(Path(result["model"]))
+    return result

@@ -28,7 +28,7 @@ from polypforge.workflows.cost import peak_memory_gb, seconds_per_case
 from polypforge.workflows.device import device_of, refuse_batch_size
 from polypforge.workflows.each import each
 from polypforge.workflows.export_cases import copy_real
-from polypforge.workflows.finetune import finetune, refuse_untunable
+from polypforge.workflows.finetune import as_tuned, finetune, refuse_untunable
 from polypforge.workflows.gating import Gating, gates_for
 from polypforge.workflows.generator import generator_source, opened_recipe, refuse_steps, train_here
 from polypforge.workflows.onlooker import Onlooker
@@ -131,7 +131,7 @@ def expand(
     if source.folder:
         generator = opened_recipe(source.folder, steps, device_of(device))
         if budget_seconds:
-            refuse_untunable(source.folder, budget_seconds, seed, device)
+            refuse_untunable(generator, source.folder, budget_seconds, seed, device)
     else:
         refuse_steps(source.recipe, steps)
     work = out / "work"
@@ -151,7 +151,7 @@ def expand(
         budget_seconds = None
         generator = opened_recipe(folder, steps, device_of(device))
     planner = make_planner(opened, load, seed, generator, want=want)
-    _state_cost(generator, planner, load, num, opened, budget_seconds, not synthetic_only)
+    _state_cost(as_tuned(generator) if budget_seconds else generator, planner, load, num, opened, budget_seconds, not synthetic_only)
     if budget_seconds and any(p.requires_grad for p in generator.parameters()):
         folder = finetune(folder, opened, work / "finetune", budget_seconds, seed, device)
         generator = opened_recipe(folder, steps, device_of(device))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from polypforge.core.console import console
 from polypforge.core.errors import UserError
-from polypforge.core.files import read_json
-from polypforge.recipes import load_recipe, recipe_class
-from polypforge.recipes.forge.config import ForgeConfig
+from polypforge.recipes import Recipe, load_recipe
 from polypforge.recipes.forge.recipe import Forge
 from polypforge.training.config import TrainingConfig
 from polypforge.training.loop import Trainer
@@ -32,11 +30,10 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     console.print(f"Fine-tuning for {budget_seconds / 60:.1f} min in {out}.")
     torch.manual_seed(seed)
     recipe = load_recipe(folder)
-    if isinstance(recipe, Forge):
-        stages = tuple(part for part in recipe.config.learns if part != "leap") or ("base", "detail")
-        steps = recipe.config.base_steps if recipe.leap is None else max(recipe.config.base_steps, ForgeConfig.base_steps)
-        config = replace(recipe.config, base_steps=steps, leap_rank=0, learns=stages)  # a leap belongs to the weights as they were
-        recipe = Forge(config, recipe.base, recipe.detail)
+    tuned = as_tuned(recipe)
+    if tuned is not recipe:
+        recipe = tuned
+        console.print("Few steps of these weights belong to them as they are: what is tuned draws in plain ones (`polypforge distill`).")
     pool, held = (recipe.prepare(without_text([c.load() for c in opened.to_learn(s, seed)], out / "text")) for s in ("train", "val"))
     if not len(pool):
         raise UserError(f"no case of the data can fine-tune {recipe.name}: it needs masks that show a lesion, and sharp frames.")
@@ -47,11 +44,15 @@ def finetune(folder: Path, opened: Opened, out: Path, budget_seconds: float, see
     return out / "model"
 
 
-def refuse_untunable(folder: Path, budget_seconds: float, seed: int, device: str) -> None:
-    """Raises UserError for a model that is too large to be trained on the device; before anything costly is done."""
-    stored = read_json(folder / "config.json")
-    config = _settings(stored["recipe"], budget_seconds, seed)
-    refuse_too_large(recipe_class(stored["recipe"]), stored["config"], config, device_of(device), str(folder))
+def as_tuned(recipe: Recipe) -> Recipe:
+    """What is trained on, and draws then: of forge the stages without their leap."""
+    return recipe.without_leap() if isinstance(recipe, Forge) else recipe
+
+
+def refuse_untunable(recipe: Recipe, where: Path, budget_seconds: float, seed: int, device: str) -> None:
+    """Raises UserError for a model, from the folder `where`, too large to be trained on the device; before anything costly is done."""
+    config = _settings(recipe.name, budget_seconds, seed)
+    refuse_too_large(type(recipe), asdict(as_tuned(recipe).config), config, device_of(device), str(where))
 
 
 def _settings(recipe: str, budget_seconds: float, seed: int) -> TrainingConfig:

@@ -48,7 +48,7 @@ def build_references(
     index: str | None = None,
     layout: str = "auto",
     skip_bad: bool = False,
-    batch_size: int = 8,
+    batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
     offline: bool = False,

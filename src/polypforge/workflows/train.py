@@ -159,6 +159,8 @@ def train(
     }
     if data and not sources["train"]:
         raise UserError(f"{', '.join(map(str, data))}: no case is left to learn from; all are held out (test.txt, or a split column).")
+    if data and model.about_lesions and not phantom.frames and not any(c.lesion for c in sources["train"]):
+        raise UserError(f"{', '.join(map(str, data))}: no training case shows a lesion for {name} to learn from: add labelled frames.")
     if main:
         claim(out, f"train {name}", settings)
         for checked, report in folders:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from polypforge.models.unet import UNetShape
 from polypforge.recipes.forge.texture_loss import TILE_PX
 
+WHOLE_WAY = 20  # plain steps that lose nothing
 MOST_GRAIN = 8.0  # a coarser texture would need more of the drawing around a region than is brought into the frame
 
 
@@ -26,7 +27,7 @@ class ForgeConfig:
     step what the stage draws in several; 0: few steps are plain ones. learns: which of the stages and the leap do; the others stay as they
     are. grain: scale of the surroundings' fine detail that drawn tissue is given, standard deviation in pixels of a window of 256 (0:
     none). glints: share of the drawn tissue's reflected light that makes room for sharp wet spots. base_steps, guidance, base_shift: the
-    sampler's defaults; up to MOST_LEAPT base_steps set out with the leap, where there is one.
+    sampler's defaults; up to MOST_LEAPT base_steps set out with the leap, where there is one and no guidance.
     """
 
     base: UNetShape = field(default_factory=lambda: UNetShape((96, 144, 192), (False, False, True), patch_px=4, norm_groups=48))
@@ -51,7 +52,7 @@ class ForgeConfig:
     learns: tuple[str, ...] = ("base", "detail")
     grain: float = 2.0
     glints: float = 0.8
-    base_steps: int = 20
+    base_steps: int = WHOLE_WAY
     guidance: float = 1.0
     base_shift: float = 1.0
 

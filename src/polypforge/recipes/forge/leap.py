@@ -13,15 +13,13 @@ is fresh there. With fresh noise nothing is gained here (docs/forge.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from polypforge.diffusion.flow import as_denoiser, sigma_steps, velocity_loss
-from polypforge.diffusion.guidance import guided
 from polypforge.diffusion.samplers import dpmpp_2m
 from polypforge.recipes.forge.detail_loss import drawn_texture_error
 from polypforge.recipes.forge.networks import BaseStage, Target
@@ -67,13 +65,13 @@ class Leap(nn.Module):
         return functional_call(base, changed, (x * time.view(-1, 1, 1, 1), time, cond))
 
 
-def leapt(leap: Leap, base: BaseStage, noise: Tensor, cond: Any, steps: int, guidance: float) -> Tensor:
-    """(B, 4, S, S) x0 of unit `noise` (B, 4, S, S) in 1 to MOST_LEAPT steps, the first of them a leap. cond: as `guided` takes it."""
+def leapt(leap: Leap, base: BaseStage, noise: Tensor, cond: Mapping[str, Tensor], steps: int) -> Tensor:
+    """(B, 4, S, S) x0 of unit `noise` (B, 4, S, S) in 1 to MOST_LEAPT steps, the first of them a leap."""
     first = sigma_steps(1)[0].to(noise.device)
-    drawn = guided(partial(leap, base), guidance)(noise * first, first, cond)
+    drawn = leap(base, noise * first, first, cond)
     times = torch.tensor([*TIMES_AFTER[steps - 1], 1.0], device=noise.device)
     rest = (1 - times) / times
-    return dpmpp_2m(guided(as_denoiser(base), guidance), drawn + rest[0] * noise, rest, cond)
+    return dpmpp_2m(as_denoiser(base), drawn + rest[0] * noise, rest, cond)
 
 
 def leap_errors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polypforge.core.config import from_dict
+from polypforge.core.console import console
 from polypforge.core.types import Case
 from polypforge.data.prepared import Prepared, prepare
 from polypforge.diffusion.flow import mix
@@ -23,10 +25,10 @@ from polypforge.models.attribute_embedding import AttributeEmbedding
 from polypforge.models.pixels import to_unit
 from polypforge.recipes.base import Batch, Job, Recipe
 from polypforge.recipes.forge import networks, sampling
-from polypforge.recipes.forge.config import ForgeConfig
+from polypforge.recipes.forge.config import WHOLE_WAY, ForgeConfig
 from polypforge.recipes.forge.detail_loss import drawn_texture_error, rebuilt_error
 from polypforge.recipes.forge.examples import VECTOR_DIM, draw
-from polypforge.recipes.forge.leap import TEXTURE_WEIGHT, Leap, leap_errors
+from polypforge.recipes.forge.leap import MOST_LEAPT, TEXTURE_WEIGHT, Leap, leap_errors
 
 LEAP_FILE = "leap.safetensors"
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -135,8 +137,21 @@ class Forge(Recipe):
             losses["detail"], losses["texture"] = map(float, self._detail_errors(batch, generator))
         return losses
 
+    @property
+    def leaps(self) -> bool:
+        """Whether steps set out with the leap: it has learned what few steps lack, and nothing of guidance."""
+        return self.leap is not None and self.config.base_steps <= MOST_LEAPT and self.config.guidance == 1
+
+    def without_leap(self) -> Self:
+        """The same stages, to be trained on: a leap belongs to weights as they are, and so do few steps."""
+        if self.leap is None:
+            return self
+        stages = tuple(part for part in self.config.learns if part != "leap") or ("base", "detail")
+        steps = WHOLE_WAY if self.leaps else self.config.base_steps
+        return type(self)(replace(self.config, base_steps=steps, leap_rank=0, learns=stages), self.base, self.detail)
+
     def generate(self, jobs: Sequence[Job]) -> list[Case]:
-        return sampling.generate(self.config, self.base, self.detail, self.leap, jobs)
+        return sampling.generate(self.config, self.base, self.detail, self.leap if self.leaps else None, jobs)
 
     def redraw(self, jobs: Sequence[Job], drafts: Sequence[Case], strength: float) -> list[Case]:
         """As `generate`, but each job sets out from a draft of its result: image and mask of the whole frame, the lesion in its place.
@@ -170,9 +185,10 @@ class Forge(Recipe):
     @classmethod
     def load_pretrained(cls, folder: Path) -> Self:
         stored = json.loads((folder / "config.json").read_text())["config"]
-        # Of detail stages that were diffusion models, or had a critic; and of few steps that were fitted.
-        for gone in ("detail_time", "detail_steps", "fooling_weight", "few_steps"):
+        for gone in ("detail_time", "detail_steps", "fooling_weight"):  # of detail stages that were diffusion models, or had a critic
             stored.pop(gone, None)
+        if stored.pop("few_steps", None):
+            console.print(f"{folder}: its few steps were fitted, which forge no longer does; `polypforge distill` teaches better ones.")
         for later in ("grain", "glints"):  # weights from before these were thought of draw what they drew
             stored.setdefault(later, 0.0)
         config = from_dict(ForgeConfig, stored, str(folder / "config.json"))

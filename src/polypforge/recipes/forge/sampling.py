@@ -25,17 +25,16 @@ from polypforge.masks.attributes import measure
 from polypforge.models.pixels import to_unit
 from polypforge.models.precision import fast_inference
 from polypforge.recipes.base import Job
-from polypforge.recipes.forge.config import ForgeConfig
-from polypforge.recipes.forge.examples import VECTOR_DIM, request_vector
+from polypforge.recipes.forge.config import WHOLE_WAY, ForgeConfig
+from polypforge.recipes.forge.examples import request_vector
 from polypforge.recipes.forge.glints import with_glints
 from polypforge.recipes.forge.grain import with_grain
-from polypforge.recipes.forge.leap import MOST_LEAPT, Leap, leapt
+from polypforge.recipes.forge.leap import Leap, leapt
 from polypforge.recipes.forge.networks import STATE, BaseStage, DetailStage, context, enlarge, shrink
 from polypforge.recipes.windows import View, channels_last, finished
 
 T = TypeVar("T")
 SURROUNDINGS_PX = 12  # of its window, that the detail stage sees around a region
-DRAFT_STEPS = 20  # of the whole way, of which a draft walks a part; leaps set out from noise alone
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,12 @@ def _draft_plane(view: View, draft: Case, size: int) -> Tensor:
 def generate(
     config: ForgeConfig, base: BaseStage, detail: DetailStage, leap: Leap | None, jobs: Sequence[Job], drafts: Drafts | None = None
 ) -> list[Case]:
-    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch. leap: sets out where steps
-    are few, and there is no draft."""
+    """One case a job. Each job has its own noise, so but for rounding its result does not depend on its batch. leap: where it sets
+    out, which it can't from drafts."""
     device = next(base.parameters()).device
-    views, (image, region, field) = shown(config, jobs, device)
+    views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
+    planes = _threads(partial(View.planes, size=config.detail_px), views)
+    image, region, field = (torch.stack(parts).to(device) for parts in zip(*planes, strict=True))
     if drafts:
         vector = drafts.vectors(jobs, views)
     else:
@@ -86,14 +87,6 @@ def generate(
     with fast_inference(device):
         state = _sample(config, base, detail, leap, image, region, field, torch.from_numpy(vector).to(device), seeds, sketch, strength)
     return _threads(partial(finish, config), jobs, views, channels_last(state))
-
-
-def shown(config: ForgeConfig, jobs: Sequence[Job], device: torch.device) -> tuple[list[View], tuple[Tensor, Tensor, Tensor]]:
-    """Where the jobs look, and what is seen there: image (B, 3, S, S) in [-1, 1], region and field (B, 1, S, S) as 0 / 1, on `device`."""
-    views = _threads(partial(View.of, scale=config.window_scale, min_side_px=config.min_window_px), jobs)
-    planes = _threads(partial(View.planes, size=config.detail_px), views)
-    image, region, field = (torch.stack(parts).to(device) for parts in zip(*planes, strict=True))
-    return views, (image, region, field)
 
 
 def _threads(function: Callable[..., T], *items: Sequence[Any] | NDArray) -> list[T]:
@@ -123,15 +116,6 @@ def noise_of(seeds: Sequence[int], stage: int, size: int) -> Tensor:
     return torch.stack([torch.randn(STATE, size, size, generator=torch.Generator().manual_seed(2 * seed + stage)) for seed in seeds])
 
 
-def conditions(
-    config: ForgeConfig, image: Tensor, region: Tensor, field: Tensor, vector: Tensor
-) -> tuple[tuple[dict[str, Tensor], dict[str, Tensor]], tuple[Tensor, Tensor, Tensor]]:
-    """What the base stage is given, what it is given when nothing is asked for, and the three planes at its size."""
-    small = shrink(image, region, field, config.detail_px // config.base_px)
-    asked = {"context": context(*small), "vector": vector}
-    return (asked, asked | {"vector": torch.zeros(len(vector), VECTOR_DIM, device=vector.device)}), small
-
-
 def _sample(
     config: ForgeConfig,
     base: BaseStage,
@@ -147,15 +131,17 @@ def _sample(
 ) -> Tensor:
     """(B, 4, S, S) float32 in about [-1, 1]: image and mask of the whole window; outside the region the image is the given one."""
     factor = config.detail_px // config.base_px
-    cond, (small_image, small_region, _) = conditions(config, image, region, field, vector)
+    small_image, small_region, small_field = shrink(image, region, field, factor)
+    asked = {"context": context(small_image, small_region, small_field), "vector": vector}
     noise = noise_of(seeds, 0, config.base_px).to(image)
-    if leap is not None and sketch is None and config.base_steps <= MOST_LEAPT:
-        coarse = leapt(leap, base, noise, cond, config.base_steps, config.guidance)
+    if leap is not None:
+        coarse = leapt(leap, base, noise, asked, config.base_steps)
     else:
-        steps = config.base_steps if sketch is None else max(config.base_steps, DRAFT_STEPS)
+        nothing = asked | {"vector": torch.zeros_like(vector)}
+        steps = config.base_steps if sketch is None else max(config.base_steps, WHOLE_WAY)
         sigmas = _sigmas(steps, config.base_shift, strength).to(image.device)
         start = noise * sigmas[0] + (F.avg_pool2d(sketch, factor) if sketch is not None else 0)
-        coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, cond)
+        coarse = dpmpp_2m(guided(as_denoiser(base), config.guidance), start, sigmas, (asked, nothing))
     coarse = coarse.clamp(-1, 1)
     coarse[:, :3] = torch.where(small_region > 0, coarse[:, :3], small_image)
 

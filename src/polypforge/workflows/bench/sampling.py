@@ -23,6 +23,7 @@ from polypforge.core.types import Case
 from polypforge.models.latent_backbone import untrained_backbone
 from polypforge.models.precision import fast_format, fast_inference
 from polypforge.recipes import Job, Recipe
+from polypforge.recipes.forge.config import WHOLE_WAY
 from polypforge.recipes.forge.leap import MOST_LEAPT
 from polypforge.recipes.forge.networks import context, enlarge, shrink
 from polypforge.recipes.forge.recipe import Forge
@@ -35,7 +36,6 @@ from polypforge.workflows.bench.setting import Setting
 from polypforge.workflows.train import read_settings
 
 PLAIN_STEPS = 50
-MANY_STEPS, FEW_STEPS = 20, 4
 DDPM_STEPS = 250
 INPAINT_STEPS = 20
 INPAINT_GUIDANCE = 7.5  # diffusers' default, and the paper's
@@ -46,7 +46,7 @@ def sampling(setting: Setting) -> Contest:
     recipe = setting.recipe
     if not isinstance(recipe, Forge):
         raise UserError(f"the contest of sampling is for forge, and {setting.model} is {recipe.name}: leave --model out.")
-    counts = dict.fromkeys((recipe.config.base_steps, MANY_STEPS, FEW_STEPS, 1))
+    counts = dict.fromkeys((recipe.config.base_steps, WHOLE_WAY, MOST_LEAPT, *([1] if recipe.leap is not None else [])))
     ways = [Forge(replace(recipe.config, base_steps=n), recipe.base, recipe.detail, recipe.leap).eval() for n in counts]
     jobs = setting.jobs(setting.batch_size)
     ours = fast_format(setting.device)
@@ -58,7 +58,7 @@ def sampling(setting: Setting) -> Contest:
 
 
 def _sampler(recipe: Forge) -> str:
-    return "leap first" if recipe.leap is not None and recipe.config.base_steps <= MOST_LEAPT else "2M"
+    return "leap first" if recipe.leaps else "2M"
 
 
 def sampling_inpaint(setting: Setting) -> Contest:
