@@ -39,7 +39,7 @@ def main() -> None:
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         out = given.out / f"workers-{workers}"
         started = time.time()
-        made = generate_cases(data, out, num=given.num, batch_size=4, engine="ray", workers=workers)["made"]
+        made = generate_cases(data, out, num=given.num, steps=20, batch_size=4, engine="ray", workers=workers)["made"]
         spent = time.time() - started
         written = sorted(p.stat().st_mtime for p in (out / "rows").iterdir())
         first, last = len(written) // 4, len(written) * 17 // 20  # all workers are up, and none is idle yet
