@@ -81,10 +81,10 @@ def leap_errors(
     sigmas = sigma_steps(MANY)
     noise = torch.randn(target.state.shape, generator=generator).to(target.state) * sigmas[0]
     region, field = target.context[:, 3:4], target.context[:, 4:5]
-    leapt = leap(base, noise, sigmas[0], cond)
+    answer = leap(base, noise, sigmas[0], cond)
     with torch.no_grad():
         state = dpmpp_2m(as_denoiser(base), noise, sigmas, cond).clamp(-1, 1)
         image, mask = torch.where(region > 0, state[:, :3], target.state[:, :3]), (state[:, 3:] + 1) / 2
         drawn = Target(base.config, image, mask, region, field, torch.ones(len(image)).to(image))
-    error = velocity_loss(leapt, drawn.state, torch.zeros(len(leapt)).to(leapt), drawn.weight)
-    return error, drawn_texture_error(leapt, drawn, base.config.base.patch_px, generator)
+    error = velocity_loss(answer, drawn.state, torch.zeros(len(answer)).to(answer), drawn.weight)
+    return error, drawn_texture_error(answer, drawn, base.config.base.patch_px, generator)
